@@ -1,0 +1,137 @@
+///usr/bin/env jbang "$0" "$@" ; exit $?
+//JAVA 25+
+//MAIN KnockknockGenprofile
+//SOURCES lib/Cli.java
+//SOURCES lib/Counter.java
+//SOURCES lib/KnockCodec.java
+//SOURCES lib/Profile.java
+//SOURCES lib/Sys.java
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:TieredStopAtLevel=1
+
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+import java.nio.file.attribute.PosixFilePermission;
+import java.nio.file.attribute.PosixFilePermissions;
+import java.security.SecureRandom;
+import java.util.Base64;
+import java.util.List;
+import java.util.Set;
+import java.util.concurrent.Callable;
+import java.util.regex.Pattern;
+
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.Parameters;
+import picocli.CommandLine.Spec;
+
+/**
+ * Makes a profile on the server: two random keys, a counter and a config, in one new directory that appears whole or not
+ * at all. Reads the other profiles' configs and /proc/net/tcp*, and changes nothing that is there. Runs as root, to whom
+ * the directory belongs.
+ */
+@Command(name = "knockknock-genprofile", mixinStandardHelpOptions = true, versionProvider = Cli.Version.class,
+        sortOptions = false, description = "Make a profile: what one client needs to knock on this server.%n",
+        footer = {"", "Make one for every client, each with a knock port of its own on which nothing listens:",
+            "  knockknock-genprofile laptop 666", "",
+            "Copy it to the client as it says, then start knockknock-daemon again. To limit what the profile opens, add a"
+            + " line such as 'open_ports = 22,443' to the config in it.", ""},
+        exitCodeListHeading = "Exit codes:%n",
+        exitCodeList = {"0:the profile is made", "1:it is not, and nothing was changed", "2:bad usage"})
+final class KnockknockGenprofile implements Callable<Integer> {
+    private static final Set<PosixFilePermission> OWNER_ALL = PosixFilePermissions.fromString("rwx------");
+    private static final Set<PosixFilePermission> OWNER_READ_WRITE = PosixFilePermissions.fromString("rw-------");
+
+    @Option(names = "--dir", paramLabel = "DIR", defaultValue = "/etc/knockknock.d",
+            description = "the server's directory (default: ${DEFAULT-VALUE})")
+    private Path dir;
+
+    @Parameters(index = "0", paramLabel = "NAME", description = "what to call the profile here, such as the client's name")
+    private String name;
+
+    @Parameters(index = "1", paramLabel = "KNOCKPORT", converter = Cli.Port.class,
+            description = "the TCP port to knock on, 1 to 65535; no other profile's, and no service's")
+    private int knockPort;
+
+    @Spec
+    private CommandSpec spec;
+
+    @Override
+    public Integer call() throws IOException {
+        if (!name.matches("[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")) {
+            throw new ParameterException(spec.commandLine(),
+                    "'" + name + "' cannot be a profile's name: use letters, digits, '.', '_' and '-'");
+        }
+        if (!Sys.isRoot()) {
+            throw Sys.execSudo("writing to " + dir);
+        }
+        var profiles = dir.resolve("profiles").toAbsolutePath();
+        var profile = profiles.resolve(name);
+        if (Files.exists(profile)) {
+            throw new Cli.Failure("the profile " + profile + " exists: choose another name, or remove it first");
+        }
+        for (var other : Profile.list(profiles)) {
+            if (Profile.config(other).knockPort() == knockPort) {
+                throw new Cli.Failure("knock port " + knockPort + " belongs to the profile " + other + ": choose another");
+            }
+        }
+        if (isListening()) {
+            Cli.complain("warning: a service listens on port " + knockPort + ": better choose a knock port without one");
+        }
+        make(profile);
+        System.out.println("made " + profile + "; to copy it, run on the client, with this server's name for HOST:");
+        System.out.println("  mkdir -p -m 700 ~/.knockknock && scp -rp root@HOST:" + profile + " ~/.knockknock/HOST");
+        return 0;
+    }
+
+    /** Whether a service of this host listens on the knock port, as /proc tells (proc_pid_net(5); state 0A is LISTEN). */
+    private boolean isListening() throws IOException {
+        var listening = Pattern.compile(" *\\d+: [0-9A-F]+:%04X [0-9A-F]+:0000 0A .*".formatted(knockPort));
+        for (var table : List.of("/proc/net/tcp", "/proc/net/tcp6")) {
+            if (Files.exists(Path.of(table)) && Files.readAllLines(Path.of(table)).stream().anyMatch(listening.asMatchPredicate())) {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    /** Writes everything beside the final place, then moves it there in one step. */
+    private void make(Path profile) throws IOException {
+        Files.createDirectories(profile.getParent(), PosixFilePermissions.asFileAttribute(OWNER_ALL));
+        var unfinished = Files.createTempDirectory(profile.getParent(), ".new-", PosixFilePermissions.asFileAttribute(OWNER_ALL));
+        try {
+            write(unfinished.resolve("cipher.key"), newKey());
+            write(unfinished.resolve("mac.key"), newKey());
+            write(unfinished.resolve("counter"), "%010d\n".formatted(0));
+            write(unfinished.resolve("config"), "[main]\nknock_port = %d\n".formatted(knockPort));
+            Files.move(unfinished, profile, StandardCopyOption.ATOMIC_MOVE);
+        } catch (IOException e) {
+            try (var files = Files.list(unfinished)) {
+                for (var file : files.toList()) {
+                    Files.delete(file);
+                }
+            }
+            Files.delete(unfinished);
+            throw e;
+        }
+    }
+
+    private static String newKey() {
+        var key = new byte[KnockCodec.KEY_LENGTH];
+        new SecureRandom().nextBytes(key);
+        return Base64.getEncoder().encodeToString(key) + "\n";
+    }
+
+    private static void write(Path file, String text) throws IOException {
+        Files.createFile(file, PosixFilePermissions.asFileAttribute(OWNER_READ_WRITE));
+        Files.writeString(file, text, StandardCharsets.US_ASCII);
+    }
+
+    static void main(String[] args) {
+        Cli.run(new KnockknockGenprofile(), args);
+    }
+}

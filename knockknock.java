@@ -1,0 +1,103 @@
+///usr/bin/env jbang "$0" "$@" ; exit $?
+//JAVA 25+
+//MAIN Knockknock
+//SOURCES lib/Cli.java
+//SOURCES lib/Counter.java
+//SOURCES lib/KnockCodec.java
+//SOURCES lib/KnockSender.java
+//SOURCES lib/Profile.java
+//SOURCES lib/Sys.java
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:TieredStopAtLevel=1
+
+import java.io.IOException;
+import java.net.Inet6Address;
+import java.net.InetAddress;
+import java.net.UnknownHostException;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.concurrent.Callable;
+import java.util.stream.Stream;
+
+import picocli.CommandLine.ArgGroup;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Parameters;
+
+/**
+ * The client: sends one SYN that asks a server to let one connection in. Reads ~/.knockknock/HOST/, stores the next counter
+ * there, and writes one packet to a raw socket. Root is for opening that socket only, and gone before anything is read.
+ */
+@Command(name = "knockknock", mixinStandardHelpOptions = true, versionProvider = Cli.Version.class, sortOptions = false,
+        description = "Ask a server to open a port for one connection from here, with one packet.%n",
+        footer = {"", "Afterwards connect as always, within the seconds that the server gives (15):",
+            "  knockknock -p 22 example.org && ssh example.org", "",
+            "A profile is a directory ~/.knockknock/HOST, made on the server by knockknock-genprofile.", ""},
+        exitCodeListHeading = "Exit codes:%n",
+        exitCodeList = {"0:the packet was sent (a server never answers a knock)", "1:it could not be sent", "2:bad usage"})
+final class Knockknock implements Callable<Integer> {
+    @Option(names = {"-p", "--port"}, required = true, converter = Cli.Port.class, paramLabel = "PORT",
+            description = "the port to open")
+    private int port;
+
+    @ArgGroup
+    private Family family = new Family();
+
+    static final class Family {
+        @Option(names = "-4", description = "knock over IPv4 only")
+        private boolean four;
+
+        @Option(names = "-6", description = "knock over IPv6 only")
+        private boolean six;
+    }
+
+    @Option(names = "--classic", description = "send the original knockknock's kind of packet; for servers behind"
+            + " something that strips TCP timestamps, and for the original's daemon")
+    private boolean classic;
+
+    @Parameters(paramLabel = "HOST", arity = "0..1", description = "the server, by the name of its profile; may be left"
+            + " out when there is just one profile")
+    private String host;
+
+    @Override
+    public Integer call() throws IOException {
+        var sender = KnockSender.open();
+        var profile = Profile.load(profileDir(Sys.dropToInvoker().resolve(".knockknock")));
+        Sys.dropToNobody();
+        sender.knock(profile, port, classic ? KnockCodec.Carrier.CLASSIC : profile.config().carrier(), addresses(profile.name()));
+        return 0;
+    }
+
+    private Path profileDir(Path profiles) throws IOException {
+        if (host == null) {
+            var all = Profile.list(profiles);
+            if (all.size() != 1) {
+                throw new Cli.Failure(all.isEmpty() ? "there is no profile in " + profiles + ": copy one from the server"
+                        : "there are several profiles in " + profiles + ": say which HOST");
+            }
+            return all.getFirst();
+        }
+        if (host.contains("/") || host.startsWith(".")) {
+            throw new Cli.Failure("'" + host + "' is not a host name");
+        }
+        return profiles.resolve(host);
+    }
+
+    /** The host's addresses in the order in which the system's own programs would try them (RFC 6724). */
+    private List<InetAddress> addresses(String name) {
+        System.setProperty("java.net.preferIPv6Addresses", "system");
+        try {
+            var found = Stream.of(InetAddress.getAllByName(name))
+                    .filter(a -> a instanceof Inet6Address ? !family.four : !family.six).toList();
+            if (found.isEmpty()) {
+                throw new Cli.Failure(name + " has no IPv" + (family.six ? 6 : 4) + " address");
+            }
+            return found;
+        } catch (UnknownHostException e) {
+            throw new Cli.Failure("the host name " + name + " is unknown: check it, and that names can be looked up");
+        }
+    }
+
+    static void main(String[] args) {
+        Cli.run(new Knockknock(), args);
+    }
+}

@@ -4,16 +4,15 @@
 //SOURCES knockknock-firewall.java
 //SOURCES lib/Cli.java
 //SOURCES lib/Counter.java
+//SOURCES lib/KernelLog.java
 //SOURCES lib/KnockCodec.java
 //SOURCES lib/Profile.java
 //SOURCES lib/Sys.java
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:-UsePerfData -XX:+DisableAttachMechanism
 
 import java.io.BufferedReader;
 import java.io.File;
-import java.io.FileInputStream;
 import java.io.IOException;
-import java.io.InputStream;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -42,9 +41,7 @@ import picocli.CommandLine.Option;
         exitCodeListHeading = "Exit codes:%n",
         exitCodeList = {"1:it could not start, or its root half or the log ended: start it again", "2:bad usage"})
 final class KnockknockDaemon implements Callable<Integer> {
-    private static final Path KMSG = Path.of("/dev/kmsg");
     private static final Path KERN_LOG = Path.of("/var/log/kern.log");
-    private static final int LONGEST_LINE = 8192; // the kernel's own limit for a record of its log
     private static final long QUIET_NANOS = 10_000_000_000L; // after a complaint about a profile, until the next
 
     @Option(names = "--dir", paramLabel = "DIR", defaultValue = "/etc/knockknock.d",
@@ -86,14 +83,15 @@ final class KnockknockDaemon implements Callable<Integer> {
         settings = settings();
         loadProfiles();
         startRootHalf();
-        boolean kmsg = settings.log.equals(KMSG);
-        try (var records = kmsg ? openKmsg() : InputStream.nullInputStream()) {
+        try (var log = KernelLog.open(settings.log)) {
             Sys.dropTo(settings.user.uid(), settings.group, logGroup());
-            if (kmsg) {
-                followKmsg(records);
-            } else {
-                followFile();
+            if (!Files.isReadable(settings.log)) {
+                throw new Cli.Failure("the user " + settings.user.name() + " may not read " + settings.log
+                        + ": in " + dir + "/config, set group to one that may");
             }
+            System.out.println("ready: knock ports " + list(doors.keySet().stream().sorted()) + ", log " + settings.log
+                    + ", user " + settings.user.name());
+            log.follow(this::line);
         }
         throw new Cli.Failure("what followed " + settings.log + " has ended: start the daemon again");
     }
@@ -103,7 +101,7 @@ final class KnockknockDaemon implements Callable<Integer> {
         var config = Files.exists(file) ? Profile.settings(file, Set.of("delay", "error_window", "log", "user", "group"))
                 : Map.<String, String>of();
         var log = logOption != null ? logOption
-                : config.containsKey("log") ? Path.of(config.get("log")) : Files.exists(KERN_LOG) ? KERN_LOG : KMSG;
+                : config.containsKey("log") ? Path.of(config.get("log")) : Files.exists(KERN_LOG) ? KERN_LOG : KernelLog.KMSG;
         if (!Files.exists(log)) {
             throw new Cli.Failure("there is no log " + log + ": name the file with the kernel's messages, or /dev/kmsg");
         }
@@ -188,95 +186,6 @@ final class KnockknockDaemon implements Callable<Integer> {
         int group = (int) Files.getAttribute(settings.log, "unix:gid");
         boolean needed = Files.getPosixFilePermissions(settings.log).contains(PosixFilePermission.GROUP_READ);
         return needed && group != 0 ? new int[] {group} : new int[0];
-    }
-
-    private void ready() {
-        System.out.println("ready: knock ports " + list(doors.keySet().stream().sorted()) + ", log " + settings.log
-                + ", user " + settings.user.name());
-    }
-
-    /** Follows a file through all kinds of rotation, from its present end. */
-    private void followFile() throws IOException {
-        if (!Files.isReadable(settings.log)) {
-            throw new Cli.Failure("the user " + settings.user.name() + " may not read " + settings.log
-                    + ": set group in " + dir + "/config to one that may");
-        }
-        var builder = new ProcessBuilder("/usr/bin/tail", "-c", "+" + (Files.size(settings.log) + 1), "-F", "--",
-                settings.log.toString()).redirectError(ProcessBuilder.Redirect.INHERIT);
-        builder.environment().clear();
-        var text = new byte[8 * LONGEST_LINE];
-        int length = 0;
-        boolean skipping = false; // inside a line that is too long
-        try (var tail = builder.start().getInputStream()) {
-            ready();
-            for (int count; (count = tail.read(text, length, text.length - length)) > 0; ) {
-                int start = 0;
-                for (int at = length; at < length + count; at++) {
-                    if (text[at] == '\n') {
-                        if (!skipping) {
-                            line(text, start, at);
-                        }
-                        skipping = false;
-                        start = at + 1;
-                    }
-                }
-                length += count - start;
-                System.arraycopy(text, start, text, 0, length);
-                if (length > LONGEST_LINE) {
-                    skipping = true;
-                    length = 0;
-                }
-            }
-        }
-    }
-
-    private static FileInputStream openKmsg() throws IOException {
-        var records = new FileInputStream(KMSG.toFile());
-        Sys.seekToEnd(KMSG);
-        return records;
-    }
-
-    /** Reads /dev/kmsg (Documentation/ABI/testing/dev-kmsg): one record each time, and only the kernel's own. */
-    private void followKmsg(InputStream records) throws IOException {
-        ready();
-        var text = new byte[LONGEST_LINE];
-        for (boolean lost = false;;) {
-            int length;
-            try {
-                length = records.read(text);
-                lost = false;
-            } catch (IOException e) { // EPIPE: records were overwritten before they were read
-                if (lost) {
-                    throw e;
-                }
-                lost = true;
-                System.out.println("the kernel log ran over, so some knocks may be lost: they can be sent again");
-                continue;
-            }
-            if (length <= 0) {
-                return;
-            }
-            kmsgRecord(text, length);
-        }
-    }
-
-    /** "PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT\n": the priority's facility is 0 for the kernel, and only for it. */
-    private void kmsgRecord(byte[] text, int length) throws IOException {
-        int semicolon = 0;
-        int priority = 0;
-        while (text[semicolon] >= '0' && text[semicolon] <= '9') {
-            priority = priority * 10 + text[semicolon++] - '0';
-        }
-        while (semicolon < length && text[semicolon] != ';') {
-            semicolon++;
-        }
-        int end = semicolon;
-        while (end < length && text[end] != '\n') {
-            end++;
-        }
-        if (priority < 8) {
-            line(text, Math.min(semicolon + 1, end), end);
-        }
     }
 
     /** One line of the log: if it is a knock, and right, opens the port that it asks for. */

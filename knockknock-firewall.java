@@ -27,29 +27,33 @@ final class KnockknockFirewall {
     private static final int LISTS = 8; // an address stands in a list once: so many of its knocks can await a connection
     private static final int LONGEST_REQUEST = "0000:0000:0000:0000:0000:0000:0000:0000 65535".length();
 
+    private static String delay;
+    private static final BitSet allowed = new BitSet();
     private static final List<String> tools = new ArrayList<>(); // those in which our chain is
     private static final int[] openings = new int[65536]; // of each port, so far; its rules exist from the first one on
 
     static void main(String[] args) throws IOException, InterruptedException {
-        var allowed = new BitSet();
+        delay = args[0];
         (args[1].equals("any") ? IntStream.range(1, 65536) : Stream.of(args[1].split(",")).mapToInt(Integer::parseInt))
                 .forEach(allowed::set);
         Runtime.getRuntime().addShutdownHook(new Thread(KnockknockFirewall::removeChains));
-        try {
-            makeChain("iptables", args[2].split(","));
-        } catch (IOException e) {
-            System.out.println("error: " + e.getMessage());
+        var problems = new ArrayList<String>();
+        for (var tool : List.of("iptables", "ip6tables")) {
+            try {
+                makeChain(tool, args[2].split(","));
+            } catch (IOException e) {
+                problems.add(e.getMessage());
+            }
+        }
+        if (tools.isEmpty()) {
+            System.out.println("error: " + problems);
             System.exit(1);
         }
-        try {
-            makeChain("ip6tables", args[2].split(","));
-        } catch (IOException e) {
-            System.err.println("knockknock: IPv4 only, because: " + e.getMessage());
-        }
+        problems.forEach(problem -> System.err.println("knockknock: one IP version only: " + problem));
         System.out.println("ok");
         var request = new byte[LONGEST_REQUEST];
         for (int length; (length = readLine(request)) >= 0; ) {
-            System.out.println(answer(new String(request, 0, length, StandardCharsets.US_ASCII), allowed, args[0]));
+            System.out.println(answer(new String(request, 0, length, StandardCharsets.US_ASCII)));
         }
         System.err.println("knockknock: the daemon has ended, and so does its root half");
         System.exit(1);
@@ -70,7 +74,7 @@ final class KnockknockFirewall {
     }
 
     /** Opens what {@code request} names, if that is one host's address and one allowed port. */
-    private static synchronized String answer(String request, BitSet allowed, String delay) throws InterruptedException {
+    private static synchronized String answer(String request) throws InterruptedException {
         var parts = request.split(" ", -1);
         if (parts.length != 2 || !isOneHost(parts[0]) || !parts[1].matches("[1-9][0-9]{0,4}")) {
             return "error: not one address and one port";
@@ -81,7 +85,7 @@ final class KnockknockFirewall {
         }
         try {
             if (openings[port] == 0) {
-                addRules(port, delay);
+                addRules(port);
             }
             var list = Path.of("/proc/net/xt_recent/" + list(port, openings[port]++ % LISTS));
             Files.writeString(list, "+" + parts[0] + "\n", StandardOpenOption.WRITE);
@@ -107,7 +111,7 @@ final class KnockknockFirewall {
     }
 
     /** One rule for each list: a new connection from an address that is on it since at most DELAY seconds takes it off. */
-    private static void addRules(int port, String delay) throws IOException, InterruptedException {
+    private static void addRules(int port) throws IOException, InterruptedException {
         var rules = IntStream.range(0, LISTS).mapToObj(i -> "-A " + CHAIN + " -p tcp --syn --dport " + port
                 + " -m conntrack --ctstate NEW -m recent --name " + list(port, i) + " --rcheck --seconds " + delay
                 + " -m recent --name " + list(port, i) + " --remove -j ACCEPT").toList();

@@ -7,7 +7,7 @@
 //SOURCES lib/KnockSender.java
 //SOURCES lib/Profile.java
 //SOURCES lib/Sys.java
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:TieredStopAtLevel=1
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData -XX:+DisableAttachMechanism
 
 import java.io.IOException;
 import java.net.Inet6Address;

@@ -1,0 +1,124 @@
+import java.io.FileInputStream;
+import java.io.IOException;
+import java.io.InputStream;
+import java.nio.file.Files;
+import java.nio.file.Path;
+
+/** Follows the kernel's log from now on, in a file that a log daemon writes or in /dev/kmsg. Sleeps until there is more. */
+final class KernelLog implements AutoCloseable {
+    static final Path KMSG = Path.of("/dev/kmsg");
+    private static final int LONGEST_LINE = 8192; // the kernel's own limit for a record of its log
+
+    /** Takes one line: text[from..to). */
+    interface Lines {
+        void take(byte[] text, int from, int to) throws IOException;
+    }
+
+    private final Path log;
+    private final long start;
+    private final InputStream records; // of /dev/kmsg
+
+    private KernelLog(Path log, long start, InputStream records) {
+        this.log = log;
+        this.start = start;
+        this.records = records;
+    }
+
+    /** Notes where the log ends now; opens /dev/kmsg, which may take root. A file is opened when it is followed. */
+    static KernelLog open(Path log) throws IOException {
+        if (!log.equals(KMSG)) {
+            return new KernelLog(log, Files.size(log), InputStream.nullInputStream());
+        }
+        var records = new FileInputStream(log.toFile());
+        Sys.seekToEnd(log);
+        return new KernelLog(log, 0, records);
+    }
+
+    /** Hands every line from where the log ended when it was opened to {@code lines}; returns when there can be no more. */
+    void follow(Lines lines) throws IOException {
+        if (log.equals(KMSG)) {
+            followRecords(lines);
+        } else {
+            followFile(lines);
+        }
+    }
+
+    /** Through tail, which wakes by inotify and keeps its place when the file is rotated by renaming or truncating. */
+    private void followFile(Lines lines) throws IOException {
+        var builder = new ProcessBuilder("/usr/bin/tail", "-c", "+" + (start + 1), "-F", "--", log.toString());
+        builder.environment().clear();
+        var text = new byte[8 * LONGEST_LINE];
+        int length = 0; // of the unfinished line that text begins with
+        boolean tooLong = false;
+        try (var tail = builder.redirectError(ProcessBuilder.Redirect.INHERIT).start().getInputStream()) {
+            for (int count; (count = tail.read(text, length, text.length - length)) > 0; ) {
+                int from = 0;
+                for (int to = length; to < length + count; to++) {
+                    if (text[to] == '\n') {
+                        if (!tooLong) {
+                            lines.take(text, from, to);
+                        }
+                        tooLong = false;
+                        from = to + 1;
+                    }
+                }
+                length += count - from;
+                System.arraycopy(text, from, text, 0, length);
+                if (length > LONGEST_LINE) {
+                    tooLong = true;
+                    length = 0;
+                }
+            }
+        }
+    }
+
+    /** Record by record, as Documentation/ABI/testing/dev-kmsg has it. */
+    private void followRecords(Lines lines) throws IOException {
+        var text = new byte[LONGEST_LINE];
+        boolean lost = false;
+        for (;;) {
+            int length;
+            try {
+                length = records.read(text);
+                lost = false;
+            } catch (IOException e) { // EPIPE: the next records were overwritten; the read after this goes on behind them
+                if (lost) {
+                    throw e;
+                }
+                lost = true;
+                System.out.println("the kernel log ran over: knocks may be lost, and can be sent again");
+                continue;
+            }
+            if (length <= 0) {
+                return;
+            }
+            record(text, length, lines);
+        }
+    }
+
+    /**
+     * PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT\n, with PRIORITY = facility * 8 + level. Facility 0 is the kernel's: what
+     * user space writes to /dev/kmsg gets another.
+     */
+    private static void record(byte[] text, int length, Lines lines) throws IOException {
+        boolean kernel = text[0] >= '0' && text[0] <= '7' && text[1] == ',';
+        int from = indexOf((byte) ';', text, 0, length) + 1;
+        if (kernel) {
+            lines.take(text, from, indexOf((byte) '\n', text, from, length));
+        }
+    }
+
+    /** Where {@code wanted} stands in text[from..to), or {@code to}. */
+    private static int indexOf(byte wanted, byte[] text, int from, int to) {
+        int at = from;
+        while (at < to && text[at] != wanted) {
+            at++;
+        }
+        return at;
+    }
+
+    @Override
+    public void close() throws IOException {
+        records.close();
+    }
+}

@@ -1,0 +1,27 @@
+///usr/bin/env jbang "$0" "$@" ; exit $?
+//JAVA 25+
+//MAIN AllTests
+//DEPS org.junit.jupiter:junit-jupiter:5.14.4
+//DEPS org.junit.platform:junit-platform-console:1.14.4
+//SOURCES CodecTest.java
+//SOURCES LogLineTest.java
+//SOURCES ProfileTest.java
+//SOURCES RootHalfTest.java
+//SOURCES EndToEndTest.java
+//SOURCES Lab.java
+//SOURCES ../lib/Cli.java
+//SOURCES ../lib/Counter.java
+//SOURCES ../lib/KnockCodec.java
+//SOURCES ../lib/KnockSender.java
+//SOURCES ../lib/Profile.java
+//SOURCES ../lib/Sys.java
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC
+
+import org.junit.platform.console.ConsoleLauncher;
+
+/** Runs the tests with JUnit's console launcher; tests/run calls this, as root and in namespaces of its own. */
+final class AllTests {
+    static void main(String[] args) {
+        ConsoleLauncher.main(args);
+    }
+}

@@ -1,0 +1,2 @@
+import org.junit.jupiter.api.Test;
+class EndToEndTest { @Test void x() {} }

@@ -156,7 +156,7 @@ final class KnockknockDaemon implements Callable<Integer> {
         Runtime.getRuntime().addShutdownHook(new Thread(this::stop));
         var answer = answers.readLine();
         if (!"ok".equals(answer)) {
-            throw new Cli.Failure("the firewall cannot be set up: " + answer);
+            throw new Cli.Failure("the firewall cannot be set up (if it is missing, install iptables): " + answer);
         }
         rootHalf.onExit().thenRun(() -> {
             if (!stopping) {

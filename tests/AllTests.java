@@ -3,6 +3,7 @@
 //MAIN AllTests
 //DEPS org.junit.jupiter:junit-jupiter:5.14.4
 //DEPS org.junit.platform:junit-platform-console:1.14.4
+//SOURCES BadInputTest.java
 //SOURCES CodecTest.java
 //SOURCES LogLineTest.java
 //SOURCES ProfileTest.java

@@ -1,2 +1,274 @@
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
-class EndToEndTest { @Test void x() {} }
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/** The main job with nothing left out: real scripts, a real packet, the kernel's log through rsyslog, real iptables. */
+class EndToEndTest {
+    private Lab lab;
+
+    @BeforeEach
+    void startLab() throws Exception {
+        lab = new Lab();
+        lab.profile("laptop", 666, Lab.SERVER);
+    }
+
+    @AfterEach
+    void closeLab() throws Exception {
+        lab.close();
+    }
+
+    private void startServer() throws Exception {
+        lab.serve(22);
+        lab.startRsyslog();
+        lab.startDaemon("--log", lab.kernLog.toString());
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"cover", "classic"})
+    void oneKnockOpensOnePortForOneConnection(String carrier) throws Exception {
+        var config = lab.clientProfile(Lab.SERVER).resolve("config");
+        Files.writeString(config, Files.readString(config) + "carrier = " + carrier + "\n");
+        startServer();
+        assertFalse(lab.connects(Lab.SERVER, 22), "closed before");
+        lab.knock(22, Lab.SERVER);
+        assertEquals(1, lab.said("opened port 22 for " + Lab.CLIENT + ", profile laptop"), lab.said());
+        assertTrue(lab.connects(Lab.SERVER, 22), "open for one");
+        assertFalse(lab.connects(Lab.SERVER, 22), "closed behind it");
+    }
+
+    @Test
+    void anUnusedOpeningIsClosedAfterTheDelay() throws Exception {
+        startServer();
+        lab.knock(22, Lab.SERVER);
+        long opened = System.nanoTime();
+        Thread.sleep(3200 - (System.nanoTime() - opened) / 1_000_000); // what is tested is the time itself
+        assertFalse(lab.connects(Lab.SERVER, 22));
+    }
+
+    @Test
+    void theServerBindsNoSocketAndSendsNothing() throws Exception {
+        startServer();
+        var capture = lab.work.resolve("capture");
+        var tcpdump = lab.start(capture, Lab.on("server", "tcpdump", "-lnvi", "kk0", "tcp or udp or icmp"));
+        Lab.await("tcpdump", () -> Files.readString(capture).contains("listening on"));
+        lab.knock(22, Lab.SERVER);
+        for (var line : lab.mustOn("server", "ss", "-Hlntup").lines().toList()) {
+            assertTrue(line.contains("((\"nc\""), line);
+        }
+        long pid = lab.daemon().pid();
+        try (var fds = Files.newDirectoryStream(Path.of("/proc/" + pid + "/fd"))) {
+            for (var fd : fds) {
+                assertFalse(Files.readSymbolicLink(fd).toString().startsWith("socket:"), fd.toString());
+            }
+        }
+        assertFalse(Files.readString(Path.of("/proc/" + pid + "/maps")).contains("libpcap"));
+
+        Lab.await("the packet", () -> Files.readString(capture).contains("> " + Lab.SERVER + ".666: Flags [S]"));
+        tcpdump.destroy();
+        tcpdump.waitFor();
+        var packets = Files.readAllLines(capture).stream().filter(line -> line.contains("Flags") || line.contains("UDP")
+                || line.contains("ICMP")).toList();
+        assertEquals(1, packets.size(), packets.toString());
+        assertTrue(packets.getFirst().contains("(correct)"), packets.getFirst());
+        assertTrue(Files.readString(capture).contains("1 packet captured"), Files.readString(capture));
+    }
+
+    @Test
+    void aReplayIsRefused() throws Exception {
+        startServer();
+        lab.knock(22, Lab.SERVER);
+        assertTrue(lab.connects(Lab.SERVER, 22));
+        var line = Files.readAllLines(lab.kernLog).stream().filter(l -> l.contains("knockknock: ")).findFirst().orElseThrow();
+
+        append(line);
+        append(line.replace("SRC=" + Lab.CLIENT, "SRC=198.51.100.7"));
+        Lab.await("the other address to be refused", () -> lab.said("not authentic, from 198.51.100.7") == 1);
+        assertEquals(0, lab.said("from " + Lab.CLIENT), "a second copy of the line is passed over in silence");
+        assertEquals(1, lab.said("opened"));
+
+        lab.stopDaemon();
+        lab.startDaemon("--log", lab.kernLog.toString());
+        append(line);
+        Lab.await("the replay to be refused", () -> lab.said("not authentic, from " + Lab.CLIENT) == 1);
+        assertEquals(0, lab.said("opened"));
+        assertFalse(lab.connects(Lab.SERVER, 22));
+    }
+
+    private void append(String line) throws IOException {
+        Files.writeString(lab.kernLog, line + "\n", StandardOpenOption.APPEND);
+    }
+
+    @Test
+    void twoKnocksFromOneAddressLetTwoConnectionsIn() throws Exception {
+        startServer();
+        lab.knock(22, Lab.SERVER);
+        lab.knock(22, Lab.SERVER);
+        assertTrue(lab.connects(Lab.SERVER, 22));
+        assertTrue(lab.connects(Lab.SERVER, 22));
+        assertFalse(lab.connects(Lab.SERVER, 22));
+    }
+
+    @Test
+    void twoClientsBehindOneAddressGetInWithTheirOwnProfiles() throws Exception {
+        lab.profile("phone", 777, "phone");
+        lab.must("sh", "-c", "echo '" + Lab.SERVER + " phone' >> /etc/hosts");
+        startServer();
+        lab.knock(22, Lab.SERVER);
+        lab.knock(22, "phone");
+        assertEquals(1, lab.said("profile laptop"));
+        assertEquals(1, lab.said("profile phone"));
+        assertTrue(lab.connects(Lab.SERVER, 22));
+        assertTrue(lab.connects(Lab.SERVER, 22));
+        assertFalse(lab.connects(Lab.SERVER, 22));
+    }
+
+    @Test
+    void openPortsLimitsWhatAProfileMayOpen() throws Exception {
+        var config = lab.dir.resolve("profiles/laptop/config");
+        Files.writeString(config, Files.readString(config) + "open_ports = 443\n");
+        startServer();
+        lab.knock(22, Lab.SERVER);
+        assertEquals(1, lab.said("refused: profile laptop may not open port 22"), lab.said());
+        assertFalse(lab.connects(Lab.SERVER, 22));
+        assertTrue(lab.must("ps", "axww").contains("KnockknockFirewall 3 443 666"), "the root half knows the union");
+        lab.knock(443, Lab.SERVER);
+        assertEquals(1, lab.said("opened port 443"));
+    }
+
+    private static Map<String, List<String>> status(Path file) throws IOException {
+        var status = new TreeMap<String, List<String>>();
+        for (var line : Files.readAllLines(file)) {
+            var parts = line.split(":\\s*", 2);
+            status.put(parts[0], List.of(parts[1].strip().split("\\s+")));
+        }
+        return status;
+    }
+
+    @Test
+    void onlyTheRootHalfIsRoot() throws Exception {
+        startServer();
+        var adm = Files.getAttribute(lab.kernLog, "unix:gid").toString();
+        long pid = lab.daemon().pid();
+        Lab.await("tail", () -> ProcessHandle.of(pid).orElseThrow().children().count() == 2);
+        var family = new TreeMap<String, String>();
+        for (var process : List.of(pid, child(pid, "KnockknockFirewall"), child(pid, "tail"))) {
+            try (var tasks = Files.newDirectoryStream(Path.of("/proc/" + process + "/task"))) {
+                for (var task : tasks) {
+                    var status = status(task.resolve("status"));
+                    family.merge(process == pid ? "daemon" : status.get("Name").getFirst().equals("tail") ? "tail" : "root half",
+                            status.get("Uid") + " " + status.get("Gid") + " " + status.get("Groups") + " " + status.get("CapEff")
+                                    + " " + status.get("CapPrm"), (a, b) -> a.equals(b) ? a : a + " and " + b);
+                }
+            }
+        }
+        var nobody = "[65534, 65534, 65534, 65534] [" + "4, ".repeat(3).replace("4", adm) + adm + "] [" + adm
+                + "] [0000000000000000] [0000000000000000]";
+        assertEquals(nobody, family.get("daemon"));
+        assertEquals(nobody, family.get("tail"));
+        assertTrue(family.get("root half").startsWith("[0, 0, 0, 0]"), family.toString());
+        assertEquals("[PATH=/usr/sbin:/usr/bin:/sbin:/bin]",
+                List.of(Files.readString(Path.of("/proc/" + child(pid, "KnockknockFirewall") + "/environ")).split("\0")).toString());
+        assertEquals(3, ProcessHandle.of(pid).orElseThrow().descendants().count() + 1);
+    }
+
+    private static long child(long parent, String name) {
+        return ProcessHandle.of(parent).orElseThrow().children().filter(child -> {
+            try {
+                return Files.readString(Path.of("/proc/" + child.pid() + "/cmdline")).contains(name);
+            } catch (IOException e) {
+                throw new UncheckedIOException(e);
+            }
+        }).findFirst().orElseThrow().pid();
+    }
+
+    /** Runs a command as the user alice, whose home is the lab's. */
+    private List<String> asAlice(List<String> command) throws Exception {
+        if (lab.run(List.of("getent", "passwd", "alice")).exit() != 0) {
+            lab.must("useradd", "--no-create-home", "--home-dir", lab.home.toString(), "alice");
+        }
+        lab.must("chown", "-R", "alice", lab.home.toString());
+        var all = new ArrayList<>(List.of("ip", "netns", "exec", "client", "setpriv", "--reuid=alice", "--regid=alice",
+                "--clear-groups", "env", "USER=alice", "LOGNAME=alice"));
+        all.addAll(command);
+        return all;
+    }
+
+    /** A copy of a script's class path that another user than root can read, wherever JBang keeps its own. */
+    private List<String> readable(List<String> command) throws Exception {
+        var classes = Files.createDirectories(lab.work.resolve("classes"));
+        var readable = new ArrayList<>(command);
+        int at = command.indexOf("-classpath") + 1;
+        var path = new ArrayList<String>();
+        for (var jar : command.get(at).split(":")) {
+            lab.must("cp", jar, classes.toString());
+            path.add(classes.resolve(Path.of(jar).getFileName()).toString());
+        }
+        readable.set(at, String.join(":", path));
+        lab.must("chmod", "-R", "a+rX", lab.work.resolve("classes").toString());
+        return readable;
+    }
+
+    @Test
+    void anOrdinaryUserGetsRootThroughSudoAndKeepsItForTheSocketOnly() throws Exception {
+        startServer();
+        var command = asAlice(readable(lab.script("knockknock", "-p", "22", Lab.SERVER)));
+        var refused = lab.run(command);
+        assertEquals(1, refused.exit());
+        assertTrue(refused.err().startsWith("knockknock: opening a raw socket needs root: asking sudo\n"), refused.err());
+
+        Files.writeString(Path.of("/etc/sudoers.d/alice"), "alice ALL=(root) NOPASSWD: ALL\n");
+        var allowed = lab.run(command);
+        assertEquals("", allowed.out());
+        assertEquals(0, allowed.exit(), allowed.err());
+        Lab.await("the knock", () -> lab.said("opened port 22") == 1);
+        assertEquals("alice", lab.must("stat", "-c", "%U", lab.clientProfile(Lab.SERVER).resolve("counter").toString()).strip());
+
+        // What only alice's own rights must not reach, root must not reach for her: a counter that belongs to root.
+        lab.must("chown", "root", lab.clientProfile(Lab.SERVER).resolve("counter").toString());
+        var notHers = lab.run(command);
+        assertEquals(1, notHers.exit());
+        assertTrue(notHers.err().contains("cannot open"), notHers.err());
+
+        var made = lab.run(asAlice(readable(lab.script("knockknock-genprofile", "--dir", lab.dir.toString(), "tablet", "888"))));
+        assertEquals(0, made.exit(), made.err());
+        assertEquals("root", lab.must("stat", "-c", "%U", lab.dir.resolve("profiles/tablet/mac.key").toString()).strip());
+    }
+
+    @Test
+    void everyScriptRunsFromACheckoutAndByAliasOverHttp() throws Exception {
+        var jbang = System.getenv("KNOCK_JBANG");
+        lab.start(lab.work.resolve("http.out"), List.of("python3", "-m", "http.server", "--bind", "127.0.0.1", "8642"));
+        Lab.await("the http server", () -> lab.run(List.of("curl", "-sf", "http://127.0.0.1:8642/jbang-catalog.json")).exit() == 0);
+        lab.must(jbang, "trust", "add", "http://127.0.0.1:8642/");
+        lab.must(jbang, "catalog", "add", "-g", "--force", "--name", "org", "http://127.0.0.1:8642/jbang-catalog.json");
+        for (var script : List.of("knockknock", "knockknock-daemon", "knockknock-genprofile")) {
+            for (var command : List.of(List.of(jbang, script + "@org", "--help"), List.of(jbang, script + ".java", "--help"),
+                    List.of("env", "PATH=" + Path.of(jbang).getParent() + ":" + System.getenv("PATH"), "./" + script + ".java", "--help"))) {
+                var help = lab.must(command);
+                assertTrue(help.startsWith("Usage: " + script + " "), help);
+                assertTrue(help.contains("Exit codes:"), help);
+            }
+        }
+        startServer();
+        lab.must(jbang, "build", "knockknock@org");
+        lab.mustOn("client", jbang, "--offline", "-Duser.home=" + lab.home, "knockknock@org", "-p", "22", Lab.SERVER);
+        Lab.await("the knock", () -> lab.said("opened port 22") == 1);
+        assertTrue(lab.connects(Lab.SERVER, 22));
+    }
+}

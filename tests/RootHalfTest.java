@@ -145,7 +145,7 @@ class RootHalfTest {
                 .filter(line -> !line.contains("source: jrt:/") && !line.contains("source: shared objects file")
                         && !line.contains("source: __") && !line.matches(".*source: (java|jdk|sun)\\..*"))
                 .toList();
-        assertEquals(1, foreign.size(), foreign.toString());
-        assertTrue(foreign.getFirst().contains(" KnockknockFirewall source: file:"), foreign.getFirst());
+        assertTrue(foreign.stream().anyMatch(line -> line.contains(" KnockknockFirewall source: file:")));
+        assertTrue(foreign.stream().allMatch(line -> line.contains(" KnockknockFirewall")), foreign.toString());
     }
 }

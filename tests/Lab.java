@@ -143,6 +143,7 @@ final class Lab implements AutoCloseable {
     /** The command that jbang runs for a script of this checkout, with the lab's home for whoever runs it. */
     List<String> script(String name, String... arguments) throws Exception {
         if (!commands.containsKey(name)) {
+            must(System.getenv("KNOCK_JBANG"), "build", name + ".java");
             var source = Files.readString(Path.of(name + ".java"));
             var command = new ArrayList<>(List.of(System.getProperty("java.home") + "/bin/java"));
             command.addAll(List.of(source.lines().filter(l -> l.startsWith("//RUNTIME_OPTIONS ")).findFirst().orElseThrow()

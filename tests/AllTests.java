@@ -9,6 +9,7 @@
 //SOURCES ProfileTest.java
 //SOURCES RootHalfTest.java
 //SOURCES EndToEndTest.java
+//SOURCES WireTest.java
 //SOURCES Lab.java
 //SOURCES ../lib/Cli.java
 //SOURCES ../lib/Counter.java

@@ -7,7 +7,7 @@
 //SOURCES lib/KnockSender.java
 //SOURCES lib/Profile.java
 //SOURCES lib/Sys.java
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData -XX:+DisableAttachMechanism
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData -XX:+DisableAttachMechanism -Djava.net.preferIPv6Addresses=system
 
 import java.io.IOException;
 import java.net.Inet6Address;
@@ -84,7 +84,6 @@ final class Knockknock implements Callable<Integer> {
 
     /** The host's addresses in the order in which the system's own programs would try them (RFC 6724). */
     private List<InetAddress> addresses(String name) {
-        System.setProperty("java.net.preferIPv6Addresses", "system");
         try {
             var found = Stream.of(InetAddress.getAllByName(name))
                     .filter(a -> a instanceof Inet6Address ? !family.four : !family.six).toList();

@@ -4,57 +4,65 @@ import java.nio.ByteBuffer;
 import java.nio.channels.SocketChannel;
 
 /**
- * Carries bytes between two connections until both directions have ended. What one side has sent before it closes reaches
- * the other; a connection that breaks off is broken off on the other side as well, never ended cleanly.
+ * Carries bytes between two connections until both directions have ended. All that one side sends before it closes reaches
+ * the other; a connection that breaks off is broken off on the other side too, and never looks as if it ended well.
  */
 final class Relay {
-    private static final int IDLE_BUFFER = 4 * 1024; // all that a quiet connection holds, in each direction
+    private static final int QUIET_BUFFER = 4 * 1024; // for each direction, until there is more to carry at a time
     private static final int BUSY_BUFFER = 256 * 1024;
 
-    private final SocketChannel client;
-    private final SocketChannel server;
+    private Relay() {}
 
-    private Relay(SocketChannel client, SocketChannel server) {
-        this.client = client;
-        this.server = server;
-    }
-
-    /** Returns when all is carried; closes neither connection in good order. */
+    /** Carries until there is nothing more to carry, then closes both. */
     static void run(SocketChannel client, SocketChannel server) throws IOException, InterruptedException {
-        for (var channel : new SocketChannel[] {client, server}) {
-            channel.setOption(StandardSocketOptions.TCP_NODELAY, true);
-            channel.setOption(StandardSocketOptions.SO_KEEPALIVE, true);
+        try (client; server) {
+            for (var channel : new SocketChannel[] {client, server}) {
+                channel.setOption(StandardSocketOptions.TCP_NODELAY, true);
+                channel.setOption(StandardSocketOptions.SO_KEEPALIVE, true);
+            }
+            var upward = Thread.startVirtualThread(() -> carry(client, server));
+            carry(server, client);
+            upward.join();
         }
-        var relay = new Relay(client, server);
-        var upward = Thread.startVirtualThread(() -> relay.carry(client, server));
-        relay.carry(server, client);
-        upward.join();
     }
 
-    /** One direction: ends when {@code from} does, which is passed on, or when {@code to} takes no more. */
-    private void carry(SocketChannel from, SocketChannel to) {
-        var buffer = ByteBuffer.allocateDirect(IDLE_BUFFER);
-        for (;;) {
-            try {
-                if (from.read(buffer.clear()) < 0) {
-                    break;
+    /** One direction, to its end. An end is passed on; so is a break, which also ends the other direction. */
+    private static void carry(SocketChannel from, SocketChannel to) {
+        var buffer = ByteBuffer.allocateDirect(QUIET_BUFFER);
+        try {
+            while (from.read(buffer.clear()) >= 0) {
+                boolean full = !buffer.hasRemaining();
+                if (!send(to, buffer.flip())) {
+                    return; // what `to` has sent before it went away is the other direction's to carry
                 }
-            } catch (IOException e) {
-                breakOff();
-                return;
-            }
-            boolean filled = !buffer.hasRemaining();
-            buffer.flip();
-            try {
-                while (buffer.hasRemaining()) {
-                    to.write(buffer);
+                if (full && buffer.capacity() == QUIET_BUFFER) {
+                    buffer = ByteBuffer.allocateDirect(BUSY_BUFFER);
                 }
-            } catch (IOException e) {
-                return; // the other direction may still have something for us; it will see the same break when it has not
             }
-            if (filled && buffer.capacity() == IDLE_BUFFER) {
-                buffer = ByteBuffer.allocateDirect(BUSY_BUFFER);
+            to.shutdownOutput();
+        } catch (IOException e) {
+            reset(from);
+            reset(to);
+        }
+    }
+
+    private static boolean send(SocketChannel to, ByteBuffer buffer) {
+        try {
+            while (buffer.hasRemaining()) {
+                to.write(buffer);
             }
+            return true;
+        } catch (IOException e) {
+            return false;
+        }
+    }
+
+    /** Closes with a TCP reset instead of an orderly end. */
+    private static void reset(SocketChannel channel) {
+        try (channel) {
+            channel.setOption(StandardSocketOptions.SO_LINGER, 0);
+        } catch (IOException e) {
+            // it is closed already: there is nothing to reset
         }
     }
 }

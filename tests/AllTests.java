@@ -9,6 +9,7 @@
 //SOURCES ProfileTest.java
 //SOURCES RootHalfTest.java
 //SOURCES EndToEndTest.java
+//SOURCES ProxyTest.java
 //SOURCES WireTest.java
 //SOURCES Lab.java
 //SOURCES ../lib/Cli.java

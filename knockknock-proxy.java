@@ -1,0 +1,238 @@
+///usr/bin/env jbang "$0" "$@" ; exit $?
+//JAVA 25+
+//MAIN KnockknockProxy
+//SOURCES lib/Cli.java
+//SOURCES lib/Counter.java
+//SOURCES lib/Dialer.java
+//SOURCES lib/KnockCodec.java
+//SOURCES lib/KnockSender.java
+//SOURCES lib/Profile.java
+//SOURCES lib/Relay.java
+//SOURCES lib/Socks.java
+//SOURCES lib/Sys.java
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:-UsePerfData -XX:+DisableAttachMechanism -Xmx256m -Djava.net.preferIPv6Addresses=system
+
+import java.io.IOException;
+import java.net.BindException;
+import java.net.ConnectException;
+import java.net.InetAddress;
+import java.net.InetSocketAddress;
+import java.net.NetworkInterface;
+import java.net.NoRouteToHostException;
+import java.net.SocketException;
+import java.net.SocketTimeoutException;
+import java.net.UnknownHostException;
+import java.nio.ByteBuffer;
+import java.nio.channels.ServerSocketChannel;
+import java.nio.channels.SocketChannel;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.concurrent.Callable;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.ScheduledThreadPoolExecutor;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.locks.LockSupport;
+import java.util.concurrent.locks.ReentrantLock;
+import java.util.stream.Stream;
+
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.Parameters;
+import picocli.CommandLine.Spec;
+
+/**
+ * A SOCKS5 proxy for one person's own machine: knocks for each connection to a host that has a profile, then connects.
+ * Listens on the loopback addresses only, where every local user can use it. Root is for opening the raw sockets, and gone
+ * before anything is read; the profiles' counters are opened as the invoking user.
+ */
+@Command(name = "knockknock-proxy", mixinStandardHelpOptions = true, versionProvider = Cli.Version.class, sortOptions = false,
+        description = "A SOCKS5 proxy on this machine that knocks before it connects.%n",
+        footer = {"", "Give it to programs as SOCKS5 proxy 127.0.0.1, for example:",
+            "  curl --socks5-hostname 127.0.0.1:1080 https://example.org/", "",
+            "Hosts with a profile in ~/.knockknock are knocked on; all others are connected to directly. It asks nobody for a"
+            + " password: run it on a machine whose users may all use your profiles.", ""},
+        exitCodeListHeading = "Exit codes:%n", exitCodeList = {"1:it could not start", "2:bad usage"})
+final class KnockknockProxy implements Callable<Integer> {
+    private static final int CONNECT_MILLIS = 10_000; // to a host without a profile
+    private static final int KNOCK_MILLIS = 2_000; // from a knock until it counts as lost
+    private static final int KNOCKS = 2;
+
+    @Option(names = "--socks-timeout", paramLabel = "SECONDS", defaultValue = "10",
+            description = "how long a program may take to say where it wants to go (default: ${DEFAULT-VALUE})")
+    private int socksTimeout;
+
+    @Parameters(paramLabel = "LISTENPORT", converter = Cli.Port.class, description = "the port to listen on, such as 1080")
+    private int listenPort;
+
+    @Spec
+    private CommandSpec spec;
+
+    private final ScheduledThreadPoolExecutor deadlines = new ScheduledThreadPoolExecutor(1);
+    private final Map<String, ReentrantLock> turns = new ConcurrentHashMap<>(); // by profile and port
+    private final List<Profile> profiles = new ArrayList<>();
+    private KnockSender sender;
+
+    @Override
+    public Integer call() throws IOException, InterruptedException {
+        if (socksTimeout < 1) {
+            throw new ParameterException(spec.commandLine(), "--socks-timeout must be at least 1 second");
+        }
+        sender = KnockSender.open();
+        var directory = Sys.dropToInvoker().resolve(".knockknock");
+        for (var path : Profile.list(directory)) {
+            profiles.add(Profile.load(path));
+        }
+        Sys.dropToNobody();
+        if (profiles.isEmpty()) {
+            Cli.complain("warning: there is no profile in " + directory + ": connecting without knocks");
+        }
+        deadlines.setRemoveOnCancelPolicy(true);
+        var listeners = new ArrayList<Thread>();
+        for (var address : List.of(InetAddress.ofLiteral("127.0.0.1"), InetAddress.ofLiteral("::1"))) {
+            if (NetworkInterface.getByInetAddress(address) != null) { // without IPv6 there is no ::1
+                var listener = listen(new InetSocketAddress(address, listenPort));
+                listeners.add(Thread.ofPlatform().start(() -> accept(listener)));
+            }
+        }
+        System.out.println("ready: SOCKS5 on port " + listenPort + " of this machine, knocking for "
+                + profiles.stream().map(Profile::name).toList());
+        warnOfUnknownNames();
+        for (var listener : listeners) {
+            listener.join();
+        }
+        return 1;
+    }
+
+    private void warnOfUnknownNames() {
+        for (var profile : profiles) {
+            try {
+                InetAddress.getAllByName(profile.name());
+            } catch (UnknownHostException e) {
+                Cli.complain("warning: the name of the profile " + profile.name() + " is unknown at the moment");
+            }
+        }
+    }
+
+    private static ServerSocketChannel listen(InetSocketAddress address) throws IOException {
+        try {
+            return ServerSocketChannel.open().bind(address, 1024);
+        } catch (BindException e) {
+            throw new Cli.Failure("cannot listen on " + address + ": is another program there? choose another port");
+        }
+    }
+
+    private void accept(ServerSocketChannel listener) {
+        for (;;) {
+            try {
+                var client = listener.accept();
+                Thread.startVirtualThread(() -> serve(client));
+            } catch (IOException e) {
+                Cli.complain("cannot accept connections for now: " + e.getMessage());
+                LockSupport.parkNanos(100_000_000); // out of descriptors, mostly: some will be closed
+            }
+        }
+    }
+
+    /** One client, from its greeting to the end of its connection. */
+    private void serve(SocketChannel client) {
+        try (client) {
+            try (var server = connect(request(client))) {
+                Socks.reply(client, Socks.SUCCEEDED, (InetSocketAddress) server.getLocalAddress());
+                Relay.run(client, server);
+            } catch (Socks.Refused e) {
+                Socks.reply(client, e.code);
+                client.shutdownOutput();
+                withDeadline(client, () -> client.read(ByteBuffer.allocate(512))); // a close now could overtake the reply
+            }
+        } catch (IOException | InterruptedException e) {
+            // the client has gone, was too slow, or speaks no SOCKS5: there is nobody to tell, and all is closed
+        }
+    }
+
+    private Socks.Request request(SocketChannel client) throws IOException {
+        return withDeadline(client, () -> Socks.accept(client));
+    }
+
+    private interface Exchange<T> {
+        T run() throws IOException;
+    }
+
+    /** Does something with a client that must not take longer than the timeout: then the connection is closed. */
+    private <T> T withDeadline(SocketChannel client, Exchange<T> exchange) throws IOException {
+        var deadline = deadlines.schedule(() -> {
+            client.close();
+            return null;
+        }, socksTimeout, TimeUnit.SECONDS);
+        try {
+            return exchange.run();
+        } finally {
+            deadline.cancel(false);
+        }
+    }
+
+    /** Connects to where the client wants to go, with a knock if that is a host with a profile. */
+    private SocketChannel connect(Socks.Request request) throws IOException, InterruptedException {
+        try {
+            var addresses = List.of(InetAddress.getAllByName(request.host()));
+            var profile = profileFor(request.host());
+            return profile.isPresent() ? knockAndConnect(profile.get(), addresses, request.port())
+                    : Dialer.first(addresses, request.port(), CONNECT_MILLIS);
+        } catch (UnknownHostException | NoRouteToHostException | SocketTimeoutException e) {
+            throw new Socks.Refused(Socks.HOST_UNREACHABLE, e.getMessage());
+        } catch (ConnectException e) {
+            throw new Socks.Refused(Socks.CONNECTION_REFUSED, e.getMessage());
+        } catch (SocketException e) {
+            throw new Socks.Refused(Socks.NETWORK_UNREACHABLE, e.getMessage());
+        }
+    }
+
+    /** The profile of a host: by the name that the client gave, or by an address that a profile's name has at the moment. */
+    private Optional<Profile> profileFor(String host) {
+        return profiles.stream().filter(profile -> profile.name().equalsIgnoreCase(host)
+                || host.matches("[0-9.]+|.*:.*") && addresses(profile).contains(host)).findFirst();
+    }
+
+    private static List<String> addresses(Profile profile) {
+        try {
+            return Stream.of(InetAddress.getAllByName(profile.name())).map(InetAddress::getHostAddress).toList();
+        } catch (UnknownHostException e) {
+            return List.of();
+        }
+    }
+
+    /**
+     * A knock for every connection, and only one connection to a port between its knock and its connect, so that none takes
+     * the opening of another; a knock that does not help is repeated once.
+     */
+    private SocketChannel knockAndConnect(Profile profile, List<InetAddress> addresses, int port)
+            throws IOException, InterruptedException {
+        var turn = turns.computeIfAbsent(profile.name() + " " + port, _ -> new ReentrantLock(true));
+        turn.lock();
+        try {
+            for (int knock = 1;; knock++) {
+                var address = sender.knock(profile, port, profile.config().carrier(), addresses);
+                try {
+                    return Dialer.persist(new InetSocketAddress(address, port), KNOCK_MILLIS);
+                } catch (IOException e) {
+                    if (knock == KNOCKS) {
+                        Cli.complain(profile.name() + " did not open port " + port + " after " + KNOCKS + " knocks");
+                        throw e;
+                    }
+                }
+            }
+        } catch (Cli.Failure e) {
+            Cli.complain(e.getMessage());
+            throw new Socks.Refused(Socks.GENERAL_FAILURE, e.getMessage());
+        } finally {
+            turn.unlock();
+        }
+    }
+
+    static void main(String[] args) {
+        Cli.run(new KnockknockProxy(), args);
+    }
+}

@@ -3,7 +3,6 @@
 import java.net.InetAddress;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
-import java.util.Arrays;
 import java.util.BitSet;
 import java.util.HexFormat;
 import java.util.Optional;
@@ -16,6 +15,7 @@ import org.bouncycastle.crypto.digests.SHA1Digest;
 import org.bouncycastle.crypto.engines.AESEngine;
 import org.bouncycastle.crypto.macs.HMac;
 import org.bouncycastle.crypto.params.KeyParameter;
+import org.bouncycastle.util.Arrays;
 
 /**
  * Seals a port number into 12 bytes, opens them again, and knows where they travel: in which fields of a SYN, and where
@@ -26,6 +26,7 @@ final class KnockCodec {
     static final int KEY_LENGTH = 16;
     static final long LAST_COUNTER = 0xFFFF_FFFFL;
     private static final int SEALED_LENGTH = 12;
+    private static final int TAG_LENGTH = 10;
 
     /** How a SYN carries the sealed bytes: looking like the kernel's own SYN, or as the original knockknock does. */
     enum Carrier { COVER, CLASSIC }
@@ -41,6 +42,9 @@ final class KnockCodec {
 
     private final BlockCipher aes = AESEngine.newInstance();
     private final HMac hmac = new HMac(new SHA1Digest());
+    private final byte[] block = new byte[16];
+    private final byte[] pad = new byte[16];
+    private final byte[] tag = new byte[20];
 
     /** Two keys of {@link #KEY_LENGTH} bytes each. */
     KnockCodec(byte[] cipherKey, byte[] macKey) {
@@ -53,8 +57,12 @@ final class KnockCodec {
 
     /** Seals {@code port} under a counter that must never be used again: 12 bytes. */
     byte[] seal(int port, long counter) {
-        var sealed = portAndTag(port);
-        xorPad(sealed, counter);
+        computeTag(port);
+        computePad(counter);
+        var sealed = ByteBuffer.allocate(SEALED_LENGTH).putShort((short) port).put(tag, 0, TAG_LENGTH).array();
+        for (int i = 0; i < sealed.length; i++) {
+            sealed[i] ^= pad[i];
+        }
         return sealed;
     }
 
@@ -63,34 +71,30 @@ final class KnockCodec {
         var plain = new byte[carried.length];
         long end = Math.min(next + window - 1, LAST_COUNTER);
         for (long counter = next; counter <= end; counter++) {
-            System.arraycopy(carried, 0, plain, 0, carried.length);
-            xorPad(plain, counter);
-            int port = Short.toUnsignedInt(ByteBuffer.wrap(plain).getShort());
-            var expected = portAndTag(port);
-            // The tag: all carried bytes behind the port, compared in constant time.
-            if (org.bouncycastle.util.Arrays.constantTimeAreEqual(carried.length - 2, plain, 2, expected, 2)) {
+            computePad(counter);
+            for (int i = 0; i < plain.length; i++) {
+                plain[i] = (byte) (carried[i] ^ pad[i]);
+            }
+            int port = (plain[0] & 0xFF) << 8 | plain[1] & 0xFF;
+            computeTag(port);
+            // All carried bytes behind the port are tag, compared in constant time.
+            if (Arrays.constantTimeAreEqual(plain.length - 2, plain, 2, tag, 0)) {
                 return port == 0 ? Optional.empty() : Optional.of(new Request(port, counter));
             }
         }
         return Optional.empty();
     }
 
-    /** port (2 bytes, big-endian) || the first 10 bytes of HMAC-SHA1(mac.key, port). */
-    private byte[] portAndTag(int port) {
-        var mac = new byte[20];
+    /** tag = HMAC-SHA1(mac.key, port as 2 bytes, big-endian), of which the first 10 bytes count. */
+    private void computeTag(int port) {
         hmac.update((byte) (port >> 8));
         hmac.update((byte) port);
-        hmac.doFinal(mac, 0);
-        return ByteBuffer.allocate(SEALED_LENGTH).putShort((short) port).put(mac, 0, SEALED_LENGTH - 2).array();
+        hmac.doFinal(tag, 0);
     }
 
-    /** AES-128 in counter mode, one block for each counter: XORs AES(cipher.key, 12 zero bytes || counter). */
-    private void xorPad(byte[] bytes, long counter) {
-        var block = ByteBuffer.allocate(16).putInt(12, (int) counter).array();
-        aes.processBlock(block, 0, block, 0);
-        for (int i = 0; i < bytes.length; i++) {
-            bytes[i] ^= block[i];
-        }
+    /** pad = AES-128(cipher.key, 12 zero bytes || counter as 4 bytes, big-endian), of which the first 12 bytes count. */
+    private void computePad(long counter) {
+        aes.processBlock(ByteBuffer.wrap(block).putInt(12, (int) counter).array(), 0, pad, 0);
     }
 
     /** Lays sealed bytes out over header fields; a {@code cover} leaves the window to the sender's kernel parameters. */
@@ -154,7 +158,7 @@ final class KnockCodec {
     /** The number behind the first DPT=, or 0, which is no knock port. */
     private static int firstPort(byte[] text, int from, int to) {
         for (int at = from; at <= to - DPT.length; at++) {
-            if (text[at] == ' ' && Arrays.equals(text, at, at + DPT.length, DPT, 0, DPT.length)) {
+            if (text[at] == ' ' && java.util.Arrays.equals(text, at, at + DPT.length, DPT, 0, DPT.length)) {
                 int port = 0;
                 for (int i = at + DPT.length; i < to && text[i] >= '0' && text[i] <= '9' && port <= 0xFFFF; i++) {
                     port = port * 10 + text[i] - '0';

@@ -3,11 +3,15 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.HexFormat;
 import java.util.Optional;
 import java.util.OptionalLong;
 import java.util.Random;
+import java.util.regex.Pattern;
 
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -38,6 +42,22 @@ class CodecTest {
         var expected = port == 0 ? Optional.empty() : Optional.of(new KnockCodec.Request(port, counter));
         assertEquals(expected, codec.open(KnockCodec.carried(classic), counter, 1));
         assertEquals(expected, codec.open(KnockCodec.carried(cover), counter, 1));
+    }
+
+    @Test
+    void theVectorsInTheProtocolDocumentHold() throws IOException {
+        var rows = Pattern.compile("\\| ([0-9a-f]{32}) \\| ([0-9a-f]{32}) \\| (\\d+) \\| (\\d+) \\| ([0-9a-f]{24}) \\|")
+                .matcher(Files.readString(Path.of("PROTOCOL.md"))).results().toList();
+        assertEquals(6, rows.size());
+        for (var row : rows) {
+            var codec = new KnockCodec(HEX.parseHex(row.group(1)), HEX.parseHex(row.group(2)));
+            assertEquals(row.group(5), HEX.formatHex(codec.seal(Integer.parseInt(row.group(4)), Long.parseLong(row.group(3)))));
+        }
+        var third = HEX.parseHex(rows.get(2).group(5));
+        assertEquals(new KnockCodec.Fields(4330, 854930487, 0, 0, OptionalLong.of(3745731316L)),
+                KnockCodec.fields(third, KnockCodec.Carrier.COVER));
+        assertEquals(new KnockCodec.Fields(4330, 854930487, 3745731316L, 62250, OptionalLong.empty()),
+                KnockCodec.fields(third, KnockCodec.Carrier.CLASSIC));
     }
 
     @ParameterizedTest

@@ -8,7 +8,7 @@
 //SOURCES lib/KnockCodec.java
 //SOURCES lib/Profile.java
 //SOURCES lib/Sys.java
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:-UsePerfData -XX:+DisableAttachMechanism
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmx48m -XX:-UsePerfData -XX:+DisableAttachMechanism
 
 import java.io.BufferedReader;
 import java.io.File;
@@ -89,6 +89,7 @@ final class KnockknockDaemon implements Callable<Integer> {
                 throw new Cli.Failure("the user " + settings.user.name() + " may not read " + settings.log
                         + ": in " + dir + "/config, set group to one that may");
             }
+            log.start();
             System.out.println("ready: knock ports " + list(doors.keySet().stream().sorted()) + ", log " + settings.log
                     + ", user " + settings.user.name());
             log.follow(this::line);

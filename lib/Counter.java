@@ -40,15 +40,25 @@ final class Counter {
         return channel.tryLock() != null;
     }
 
-    /** For clients: uses the next counter up, under a lock that all processes of this profile take. */
-    synchronized long take() throws IOException {
+    /** What a client does with a counter that is its own; false asks for another one. */
+    interface Use {
+        boolean of(long counter) throws IOException;
+    }
+
+    /**
+     * For clients: uses the next counter up, then calls {@code use} with it, all under a lock that every process of this
+     * profile takes, so that packets leave in the order of their counters.
+     */
+    synchronized void take(Use use) throws IOException {
         try (var _ = channel.lock()) {
-            long next = read();
-            if (next > KnockCodec.LAST_COUNTER) {
-                throw new Cli.Failure("the profile " + path.getParent() + " has used all its counters: make a new one");
-            }
-            store(next + 1);
-            return next;
+            long next;
+            do {
+                next = read();
+                if (next > KnockCodec.LAST_COUNTER) {
+                    throw new Cli.Failure("the profile " + path.getParent() + " has used all its counters: make a new one");
+                }
+                store(next + 1);
+            } while (!use.of(next));
         }
     }
 

@@ -15,16 +15,16 @@ final class KernelLog implements AutoCloseable {
     }
 
     private final Path log;
-    private final long start;
-    private final InputStream records; // of /dev/kmsg
+    private final long end;
+    private InputStream in; // records of /dev/kmsg, or what tail prints
 
-    private KernelLog(Path log, long start, InputStream records) {
+    private KernelLog(Path log, long end, InputStream in) {
         this.log = log;
-        this.start = start;
-        this.records = records;
+        this.end = end;
+        this.in = in;
     }
 
-    /** Notes where the log ends now; opens /dev/kmsg, which may take root. A file is opened when it is followed. */
+    /** Notes where the log ends now, and opens /dev/kmsg, for which it may take root. */
     static KernelLog open(Path log) throws IOException {
         if (!log.equals(KMSG)) {
             return new KernelLog(log, Files.size(log), InputStream.nullInputStream());
@@ -32,6 +32,16 @@ final class KernelLog implements AutoCloseable {
         var records = new FileInputStream(log.toFile());
         Sys.seekToEnd(log);
         return new KernelLog(log, 0, records);
+    }
+
+    /** Starts to follow a file, through tail, which wakes by inotify and sees rotation; returns when it has the file open. */
+    void start() throws IOException {
+        if (!log.equals(KMSG)) {
+            var builder = new ProcessBuilder("/usr/bin/tail", "-v", "-c", "+" + (end + 1), "-F", "--", log.toString());
+            builder.environment().clear();
+            in = builder.redirectError(ProcessBuilder.Redirect.INHERIT).start().getInputStream();
+            for (int c = 0; c != '\n' && c >= 0; c = in.read()) { } // the file's name, which -v prints when it is open
+        }
     }
 
     /** Hands every line from where the log ended when it was opened to {@code lines}; returns when there can be no more. */
@@ -43,31 +53,26 @@ final class KernelLog implements AutoCloseable {
         }
     }
 
-    /** Through tail, which wakes by inotify and keeps its place when the file is rotated by renaming or truncating. */
     private void followFile(Lines lines) throws IOException {
-        var builder = new ProcessBuilder("/usr/bin/tail", "-c", "+" + (start + 1), "-F", "--", log.toString());
-        builder.environment().clear();
         var text = new byte[8 * LONGEST_LINE];
         int length = 0; // of the unfinished line that text begins with
         boolean tooLong = false;
-        try (var tail = builder.redirectError(ProcessBuilder.Redirect.INHERIT).start().getInputStream()) {
-            for (int count; (count = tail.read(text, length, text.length - length)) > 0; ) {
-                int from = 0;
-                for (int to = length; to < length + count; to++) {
-                    if (text[to] == '\n') {
-                        if (!tooLong) {
-                            lines.take(text, from, to);
-                        }
-                        tooLong = false;
-                        from = to + 1;
+        for (int count; (count = in.read(text, length, text.length - length)) > 0; ) {
+            int from = 0;
+            for (int to = length; to < length + count; to++) {
+                if (text[to] == '\n') {
+                    if (!tooLong) {
+                        lines.take(text, from, to);
                     }
+                    tooLong = false;
+                    from = to + 1;
                 }
-                length += count - from;
-                System.arraycopy(text, from, text, 0, length);
-                if (length > LONGEST_LINE) {
-                    tooLong = true;
-                    length = 0;
-                }
+            }
+            length += count - from;
+            System.arraycopy(text, from, text, 0, length);
+            if (length > LONGEST_LINE) {
+                tooLong = true;
+                length = 0;
             }
         }
     }
@@ -79,7 +84,7 @@ final class KernelLog implements AutoCloseable {
         for (;;) {
             int length;
             try {
-                length = records.read(text);
+                length = in.read(text);
                 lost = false;
             } catch (IOException e) { // EPIPE: the next records were overwritten; the read after this goes on behind them
                 if (lost) {
@@ -119,6 +124,6 @@ final class KernelLog implements AutoCloseable {
 
     @Override
     public void close() throws IOException {
-        records.close();
+        in.close();
     }
 }

@@ -61,14 +61,15 @@ final class KnockSender {
                 throw new IOException("no raw socket for " + target.getHostAddress() + ": is its IP version switched off?");
             }
             var shape = shape(source.get());
-            synchronized (profile) { // knocks leave in the order of their counters
-                byte[] sealed;
-                do {
-                    sealed = profile.codec().seal(port, profile.counter().take());
-                } while (sealed[0] == 0 && sealed[1] == 0); // the kernel would replace an IPv4 ID of 0
+            profile.counter().take(counter -> {
+                var sealed = profile.codec().seal(port, counter);
+                if (sealed[0] == 0 && sealed[1] == 0) {
+                    return false; // the kernel would replace an IPv4 ID of 0
+                }
                 var fields = KnockCodec.fields(sealed, carrier);
                 Sys.send(socket, packet(source.get(), target, profile.config().knockPort(), fields, shape, random), target);
-            }
+                return true;
+            });
             return target;
         }
         throw new Cli.Failure("no route to " + profile.name() + ": is the network up?");

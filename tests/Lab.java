@@ -209,9 +209,13 @@ final class Lab implements AutoCloseable {
 
     /** Looks again every few milliseconds until {@code condition} holds; fails after 20 seconds. */
     static void await(String what, Callable<Boolean> condition) throws Exception {
+        await(() -> what, condition);
+    }
+
+    static void await(Callable<String> what, Callable<Boolean> condition) throws Exception {
         for (long end = System.nanoTime() + 20_000_000_000L; !condition.call(); Thread.sleep(5)) {
             if (System.nanoTime() > end) {
-                throw new AssertionError("waited in vain for " + what);
+                throw new AssertionError("waited in vain for " + what.call());
             }
         }
     }

@@ -1,0 +1,339 @@
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+import java.nio.file.StandardOpenOption;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Random;
+import java.util.concurrent.TimeUnit;
+import java.util.regex.Pattern;
+
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/** Processes killed, logs rotated, disks that fail, floods: nothing stays open, nothing is accepted twice or lost. */
+class FaultTest {
+    private Lab lab;
+    private KnockCodec codec;
+
+    @BeforeEach
+    void startLab() throws Exception {
+        lab = new Lab();
+        lab.profile("laptop", 666, Lab.SERVER);
+        codec = Profile.load(lab.dir.resolve("profiles/laptop")).codec();
+        Files.writeString(lab.kernLog, "");
+        lab.must("chmod", "644", lab.kernLog.toString());
+    }
+
+    @AfterEach
+    void closeLab() throws Exception {
+        lab.close();
+    }
+
+    private void startDaemon() throws Exception {
+        lab.startDaemon("--log", lab.kernLog.toString());
+        Lab.await("tail", () -> lab.daemon().descendants().count() == 2);
+    }
+
+    /** The line that the kernel would log for the knock with this counter. */
+    private String line(long counter, int port) {
+        var f = KnockCodec.fields(codec.seal(port, counter), KnockCodec.Carrier.COVER);
+        return ("2026-11-22T17:23:28.087964+00:00 vm kernel: [ 1924.556286] knockknock: IN=kk0 OUT= MAC=92:05:ad:38:95:a9:e6:80:61:37:"
+                + "b5:0c:08:00 SRC=%s DST=%s LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=%d DF PROTO=TCP SPT=40000 DPT=666 SEQ=%d ACK=0"
+                + " WINDOW=64240 RES=0x00 SYN URGP=0 OPT (020405B40402080A%08X000000000103030A) \n")
+                .formatted(Lab.CLIENT, Lab.SERVER, f.id(), f.seq(), f.tsval().getAsLong());
+    }
+
+    private void append(String text) throws IOException {
+        Files.writeString(lab.kernLog, text, StandardOpenOption.APPEND, StandardOpenOption.CREATE);
+    }
+
+    private String inputChain() throws Exception {
+        return lab.mustOn("server", "iptables-save", "-t", "filter").replaceAll("(?m)^#.*\n", "").replaceAll("\\[\\d+:\\d+\\]", "");
+    }
+
+    @ParameterizedTest
+    @CsvSource({
+        "daemon, idle", "daemon, knock", "daemon, burst", "root half, idle", "root half, knock", "root half, burst",
+        "tail, idle", "tail, knock", "tail, burst", "all, idle", "all, knock", "all, burst"})
+    void whoeverIsKilledNothingStaysOpen(String victim, String moment) throws Exception {
+        lab.serve(22);
+        var before = inputChain();
+        startDaemon();
+        var all = new ArrayList<>(List.of(lab.daemon().toHandle()));
+        lab.daemon().descendants().forEach(all::add);
+        if (moment.equals("knock")) {
+            append(line(0, 22));
+            Lab.await("the knock", () -> lab.said("opened port 22") == 1);
+        } else if (moment.equals("burst")) {
+            for (int i = 0; i < 50; i++) {
+                append(line(i, 22));
+            }
+        }
+        long knocked = System.nanoTime();
+        var victims = all.stream().filter(process -> {
+            var command = process.info().commandLine().orElse("");
+            return victim.equals("all") || command.contains(switch (victim) {
+                case "daemon" -> "KnockknockDaemon";
+                case "tail" -> "/usr/bin/tail";
+                default -> "KnockknockFirewall";
+            });
+        }).toList();
+        assertEquals(victim.equals("all") ? 3 : 1, victims.size());
+        victims.forEach(ProcessHandle::destroyForcibly);
+        Lab.await("the survivors to end", () -> all.stream().noneMatch(ProcessHandle::isAlive));
+        assertTrue(System.nanoTime() - knocked < 1_000_000_000L, "survivors must end within a second");
+        assertTrue(lab.daemon().waitFor() != 0);
+        if (!victim.equals("all")) {
+            assertTrue(lab.said("knockknock: ") >= 1, lab.said());
+        }
+        if (victim.equals("daemon") || victim.equals("tail")) {
+            assertEquals(before, inputChain(), "the root half has removed its chain");
+        }
+        TimeUnit.NANOSECONDS.sleep(knocked + 3_200_000_000L - System.nanoTime()); // the delay is what is tested
+        assertFalse(lab.connects(Lab.SERVER, 22));
+
+        startDaemon();
+        assertEquals(1, inputChain().lines().filter("-A INPUT -j KNOCKKNOCK"::equals).count());
+        assertEquals(1, inputChain().lines().filter(rule -> rule.startsWith("-A KNOCKKNOCK")).count());
+        append(line(60, 22));
+        Lab.await("a knock after the restart", () -> lab.said("opened port 22") == 1);
+        assertTrue(lab.connects(Lab.SERVER, 22));
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"TERM", "INT"})
+    void aStopLeavesTheFirewallAsItWas(String signal) throws Exception {
+        var before = inputChain();
+        startDaemon();
+        append(line(0, 22));
+        Lab.await("the knock", () -> lab.said("opened port 22") == 1);
+        lab.must("kill", "-" + signal, "" + lab.daemon().pid());
+        assertTrue(lab.daemon().waitFor(10, TimeUnit.SECONDS));
+        assertEquals(before, inputChain());
+    }
+
+    @Test
+    void noLineIsAcceptedTwiceThroughTwoHundredCrashes() throws Exception {
+        var random = new Random(7);
+        var accepted = new StringBuilder();
+        int counter = 0;
+        for (int round = 0; round < 200; round++) {
+            startDaemon();
+            append(accepted.toString()); // every replay, and then a new one, which shows that all before it were read
+            append(line(counter++, 22));
+            Lab.await("the new knock", () -> lab.said("opened") >= 1);
+            assertEquals(1, lab.said("opened"), "round " + round);
+            append(line(counter, 23));
+            TimeUnit.MICROSECONDS.sleep(random.nextInt(5000));
+            var all = new ArrayList<>(List.of(lab.daemon().toHandle()));
+            lab.daemon().descendants().forEach(all::add);
+            lab.daemon().destroyForcibly();
+            Lab.await("the crash", () -> all.stream().noneMatch(ProcessHandle::isAlive));
+            accepted.append(line(counter - 1, 22));
+            long next = Long.parseLong(Files.readString(lab.dir.resolve("profiles/laptop/counter")).strip());
+            assertTrue(next == counter || next == counter + 1, "round " + round + ": " + next);
+            if (next == counter + 1) {
+                accepted.append(line(counter++, 23));
+            }
+        }
+    }
+
+    @Test
+    void aCounterThatCannotBeStoredOpensNothing() throws Exception {
+        lab.serve(22);
+        startDaemon();
+        var counter = lab.dir.resolve("profiles/laptop/counter");
+        lab.must("chattr", "+i", counter.toString());
+        try {
+            append(line(0, 22));
+            Lab.await("the refusal", () -> lab.said("refused to open port 22") == 1);
+            assertFalse(lab.connects(Lab.SERVER, 22));
+        } finally {
+            lab.must("chattr", "-i", counter.toString());
+        }
+        append(line(1, 22));
+        Lab.await("a knock when it can be stored again", () -> lab.said("opened port 22") == 1);
+        Files.delete(counter);
+        append(line(2, 23));
+        Lab.await("the refusal", () -> lab.said("refused to open port 23") == 1);
+        assertTrue(lab.said().contains("removed or replaced"), lab.said());
+    }
+
+    @Test
+    void aClientThatCannotStoreItsCounterSendsNothing() throws Exception {
+        startDaemon();
+        var counter = lab.clientProfile(Lab.SERVER).resolve("counter");
+        lab.must("chattr", "+i", counter.toString());
+        try {
+            var client = lab.run(List.of(lab.knockCommand("-p", "22", Lab.SERVER)));
+            assertEquals(1, client.exit());
+            assertTrue(client.err().startsWith("knockknock: "), client.err());
+        } finally {
+            lab.must("chattr", "-i", counter.toString());
+        }
+        var logged = lab.mustOn("server", "iptables", "-vnxL", "KNOCKKNOCK").lines().filter(rule -> rule.contains("LOG")).toList();
+        assertEquals("0", logged.getFirst().strip().split("\\s+")[0], "packets that reached the server");
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"rename and create", "rename, a moment without a file", "copy and truncate"})
+    void rotationLosesNoKnock(String how) throws Exception {
+        startDaemon();
+        var random = new Random(11);
+        for (int i = 0; i < 100; i++) {
+            var line = line(i, 22);
+            if (i % 5 == 0) { // every 100 ms
+                switch (how) {
+                    case "copy and truncate" -> {
+                        int done = i;
+                        Lab.await("all before", () -> lab.said("opened") == done); // or truncating would take them away
+                        try (var file = Files.newByteChannel(lab.kernLog, StandardOpenOption.WRITE)) {
+                            file.truncate(0);
+                        }
+                    }
+                    case "rename and create" -> {
+                        Files.move(lab.kernLog, lab.work.resolve("kern.log.1"), StandardCopyOption.REPLACE_EXISTING);
+                        append("");
+                    }
+                    default -> {
+                        Files.move(lab.kernLog, lab.work.resolve("kern.log.1"), StandardCopyOption.REPLACE_EXISTING);
+                        Thread.sleep(30);
+                        append("");
+                    }
+                }
+                lab.must("chmod", "644", lab.kernLog.toString());
+            }
+            int half = random.nextInt(line.length());
+            append(line.substring(0, half));
+            Thread.sleep(i % 3 * 5);
+            append(line.substring(half));
+            Thread.sleep(10);
+        }
+        Lab.await(() -> "all knocks: " + lab.said(), () -> lab.said("opened") == 100);
+        assertEquals(0, lab.said("not authentic"));
+    }
+
+    @Test
+    void aMillionLinesOfGarbageAndALineWithoutAnEndAreSurvived() throws Exception {
+        startDaemon();
+        long before = residentKilobytes();
+        var random = new Random(13);
+        var kinds = List.of(line(0, 22).replace("DPT=666", "DPT=80"), line(0, 22).replaceFirst("SEQ=\\d+", "SEQ=1"),
+                line(0, 22).substring(0, 150) + "\n", "\n", "a line of something else that a kernel says\n");
+        var chunk = new StringBuilder();
+        for (int i = 0; i < 10_000; i++) {
+            chunk.append(kinds.get(random.nextInt(kinds.size())));
+        }
+        var garbage = new byte[100_000];
+        random.nextBytes(garbage);
+        try (var out = Files.newOutputStream(lab.kernLog, StandardOpenOption.APPEND)) {
+            for (int i = 0; i < 100; i++) {
+                out.write(chunk.toString().getBytes(StandardCharsets.US_ASCII));
+                out.write(garbage);
+            }
+            Arrays.fill(garbage, (byte) 'x');
+            for (int i = 0; i < 100; i++) {
+                out.write(garbage);
+            }
+            out.write('\n');
+        }
+        append(line(0, 22));
+        Lab.await("the good knock behind it", () -> lab.said("opened port 22") == 1);
+        assertTrue(residentKilobytes() < before + 60_000, before + " KB -> " + residentKilobytes() + " KB");
+        assertTrue(lab.said().lines().count() < 20, "complaints must be rare: " + lab.said().lines().count());
+    }
+
+    private long residentKilobytes() throws IOException {
+        var matcher = Pattern.compile("VmRSS:\\s+(\\d+)").matcher(Files.readString(Path.of("/proc/" + lab.daemon().pid() + "/status")));
+        assertTrue(matcher.find());
+        return Long.parseLong(matcher.group(1));
+    }
+
+    @Test
+    void knocksGetThroughAFlood() throws Exception {
+        lab.serve(22);
+        lab.startDaemon("--log", "/dev/kmsg");
+        for (var kind : List.of(List.of("-i", "u50", "-c", "1200000", "-p", "++1000"), List.of("-i", "u5000", "-c", "12000", "-p", "666"))) {
+            var command = new ArrayList<>(Lab.on("client", "timeout", "60", "hping3", "-q", "-S", "--rand-source"));
+            command.addAll(kind);
+            command.add(Lab.SERVER);
+            lab.start(lab.work.resolve("hping3"), command);
+        }
+        Lab.await("the flood on the knock port", () -> lab.said("not authentic") >= 1);
+        var millis = new ArrayList<Long>();
+        for (int i = 1; i <= 50; i++) {
+            int knocks = i;
+            lab.must(lab.knockCommand("-p", "22", Lab.SERVER));
+            long sent = System.nanoTime();
+            Lab.await("knock " + i, () -> lab.said("opened port 22") == knocks);
+            millis.add((System.nanoTime() - sent) / 1_000_000);
+        }
+        millis.sort(null);
+        assertTrue(millis.get(25) < 100, "median of " + millis + " ms");
+    }
+
+    @Test
+    void clientsAndAProxyShareACounterWhileSomeAreKilled() throws Exception {
+        lab.serve(22);
+        lab.startDaemon("--log", "/dev/kmsg");
+        var capture = lab.work.resolve("knocks");
+        var tcpdump = lab.start(capture, Lab.on("server", "tcpdump", "-lntvi", "kk0", "tcp dst port 666"));
+        Lab.await("tcpdump", () -> Files.readString(capture).contains("listening on"));
+        var said = lab.work.resolve("proxy.out");
+        var proxy = lab.start(said, Lab.on("client", lab.script("knockknock-proxy", "1080")));
+        Lab.await("the proxy", () -> Files.readString(said).contains("ready:"));
+        var random = new Random(17);
+        var running = new ArrayList<Process>();
+        var proxied = new ArrayList<Process>();
+        int killed = 0;
+        long start = System.nanoTime();
+        while (System.nanoTime() - start < 60_000_000_000L) {
+            running.removeIf(process -> !process.isAlive());
+            while (running.size() < 8) {
+                running.add(lab.start(lab.work.resolve("clients"), List.of(lab.knockCommand("-p", "22", Lab.SERVER))));
+            }
+            proxied.removeIf(process -> !process.isAlive());
+            if (proxied.isEmpty()) {
+                proxied.add(lab.start(lab.work.resolve("curl"), Lab.on("client", "curl", "-s", "-m", "1", "--socks5", "127.0.0.1:1080",
+                        "http://" + Lab.SERVER + ":22/")));
+            }
+            if (System.nanoTime() - start > killed * 1_000_000_000L) {
+                running.get(random.nextInt(8)).destroyForcibly();
+                killed++;
+            }
+            Thread.sleep(20);
+        }
+        for (var process : running) {
+            process.waitFor();
+        }
+        assertTrue(proxy.isAlive() && killed > 50);
+        tcpdump.destroy();
+        tcpdump.waitFor();
+        var seen = new HashSet<String>();
+        int packets = 0;
+        for (var packet : Pattern.compile("id (\\d+),[^>]*> \\S+ Flags \\[S\\], cksum \\w+ \\(correct\\), seq (\\d+),.*TS val (\\d+)")
+                .matcher(Files.readString(capture)).results().toList()) {
+            seen.add(packet.group(1) + " " + packet.group(2) + " " + packet.group(3));
+            packets++;
+        }
+        assertTrue(packets > 100, "packets: " + packets);
+        assertEquals(packets, seen.size(), "a counter was used twice");
+        long before = lab.said("opened port 23");
+        lab.must(lab.knockCommand("-p", "23", Lab.SERVER));
+        Lab.await("the next knock", () -> lab.said("opened port 23") == before + 1);
+        assertEquals(0, lab.said("not authentic"), lab.said());
+    }
+}

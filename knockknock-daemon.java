@@ -8,7 +8,7 @@
 //SOURCES lib/KnockCodec.java
 //SOURCES lib/Profile.java
 //SOURCES lib/Sys.java
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmx48m -XX:-UsePerfData -XX:+DisableAttachMechanism
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmx48m -XX:-UsePerfData -XX:+DisableAttachMechanism -Djdk.lang.Process.launchMechanism=FORK
 
 import java.io.BufferedReader;
 import java.io.File;
@@ -62,8 +62,11 @@ final class KnockknockDaemon implements Callable<Integer> {
         private long quietUntil = System.nanoTime();
 
         private Door(Profile profile) throws IOException {
+            if (!profile.counter().keep()) {
+                throw new Cli.Failure("another knockknock-daemon uses " + profile.dir() + ": stop that one first");
+            }
             this.profile = profile;
-            this.next = profile.counter().read();
+            this.next = profile.counter().read(); // nobody else writes it from now on
         }
     }
 
@@ -85,7 +88,7 @@ final class KnockknockDaemon implements Callable<Integer> {
         startRootHalf();
         try (var log = KernelLog.open(settings.log)) {
             Sys.dropTo(settings.user.uid(), settings.group, logGroup());
-            if (!Files.isReadable(settings.log)) {
+            if (!settings.log.equals(KernelLog.KMSG) && !Files.isReadable(settings.log)) {
                 throw new Cli.Failure("the user " + settings.user.name() + " may not read " + settings.log
                         + ": in " + dir + "/config, set group to one that may");
             }
@@ -127,9 +130,6 @@ final class KnockknockDaemon implements Callable<Integer> {
     private void loadProfiles() throws IOException {
         for (var path : Profile.list(dir.resolve("profiles"))) {
             var door = new Door(Profile.load(path));
-            if (!door.profile.counter().keep()) {
-                throw new Cli.Failure("another knockknock-daemon is running on " + dir + ": stop that one first");
-            }
             var other = doors.put(door.profile.config().knockPort(), door);
             if (other != null) {
                 throw new Cli.Failure("the profiles " + other.profile.name() + " and " + door.profile.name()
@@ -148,6 +148,7 @@ final class KnockknockDaemon implements Callable<Integer> {
         var openPorts = doors.values().stream().flatMap(door -> door.profile.config().openPorts().stream()).distinct();
         var builder = new ProcessBuilder(System.getProperty("java.home") + "/bin/java", "-Xmx32m", "-XX:+UseSerialGC",
                 "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-XX:+DisableAttachMechanism",
+                "-Xlog:disable", "-Xlog:all=warning:stderr", // stdout is for answers
                 "-cp", System.getProperty("java.class.path").split(File.pathSeparator)[0], "KnockknockFirewall",
                 settings.delay, any ? "any" : list(openPorts), list(doors.keySet().stream().sorted()));
         builder.environment().clear();
@@ -224,11 +225,10 @@ final class KnockknockDaemon implements Callable<Integer> {
         requests.write(source + " " + port + "\n");
         requests.flush();
         var answer = answers.readLine();
-        if ("ok".equals(answer)) {
-            System.out.println("opened port " + port + " for " + source + ", profile " + name);
-        } else {
-            Cli.complain("port " + port + " was not opened for " + source + ": " + answer);
+        if (!"ok".equals(answer)) {
+            throw new Cli.Failure("port " + port + " was not opened for " + source + ", so this ends: " + answer);
         }
+        System.out.println("opened port " + port + " for " + source + ", profile " + name);
     }
 
     static void main(String[] args) {

@@ -18,8 +18,9 @@ import java.util.stream.Stream;
 /**
  * The root half: all of a server that stays root. knockknock-daemon starts it as {@code KnockknockFirewall DELAY ALLOWED
  * KNOCKPORTS} and writes lines "ADDRESS PORT" to its stdin. For each it lets one TCP connection from that address to that
- * port in, within DELAY seconds, and answers "ok" or "error: ...". It reads nothing else and uses nothing but the JDK. The
- * kernel closes a port again by itself, whatever happens here; when stdin ends, or on a signal, the chain is removed.
+ * port in, within DELAY seconds, and answers "ok" or "error: ...". Nothing else from outside reaches it, and it uses
+ * nothing but the JDK and iptables. The kernel closes a port again by itself, whatever happens here. When stdin ends, on a
+ * signal, and when the firewall is not as it left it, it removes its chain and ends.
  */
 final class KnockknockFirewall {
     private static final String CHAIN = "KNOCKKNOCK";
@@ -27,36 +28,36 @@ final class KnockknockFirewall {
     private static final int LISTS = 8; // an address stands in a list once: so many of its knocks can await a connection
     private static final int LONGEST_REQUEST = "0000:0000:0000:0000:0000:0000:0000:0000 65535".length();
 
-    private static String delay;
-    private static final BitSet allowed = new BitSet();
     private static final List<String> tools = new ArrayList<>(); // those in which our chain is
     private static final int[] openings = new int[65536]; // of each port, so far; its rules exist from the first one on
 
-    static void main(String[] args) throws IOException, InterruptedException {
-        delay = args[0];
-        (args[1].equals("any") ? IntStream.range(1, 65536) : Stream.of(args[1].split(",")).mapToInt(Integer::parseInt))
+    static void main(String[] args) throws InterruptedException {
+        try {
+            run(args[0], args[1], args[2].split(","));
+            System.err.println("knockknock: the daemon has ended, and so does its root half");
+        } catch (IOException e) {
+            System.out.println("error: " + e.getMessage());
+        }
+        System.exit(1);
+    }
+
+    /** Makes the chain, then answers requests until there are no more. */
+    private static void run(String delay, String openPorts, String[] knockPorts) throws IOException, InterruptedException {
+        var allowed = new BitSet();
+        (openPorts.equals("any") ? IntStream.range(1, 65536) : Stream.of(openPorts.split(",")).mapToInt(Integer::parseInt))
                 .forEach(allowed::set);
         Runtime.getRuntime().addShutdownHook(new Thread(KnockknockFirewall::removeChains));
-        var problems = new ArrayList<String>();
-        for (var tool : List.of("iptables", "ip6tables")) {
-            try {
-                makeChain(tool, args[2].split(","));
-            } catch (IOException e) {
-                problems.add(e.getMessage());
-            }
+        makeChain("iptables", knockPorts);
+        try {
+            makeChain("ip6tables", knockPorts);
+        } catch (IOException e) {
+            System.err.println("knockknock: for IPv4 only: " + e.getMessage());
         }
-        if (tools.isEmpty()) {
-            System.out.println("error: " + problems);
-            System.exit(1);
-        }
-        problems.forEach(problem -> System.err.println("knockknock: one IP version only: " + problem));
         System.out.println("ok");
         var request = new byte[LONGEST_REQUEST];
         for (int length; (length = readLine(request)) >= 0; ) {
-            System.out.println(answer(new String(request, 0, length, StandardCharsets.US_ASCII)));
+            System.out.println(answer(new String(request, 0, length, StandardCharsets.US_ASCII), allowed, delay));
         }
-        System.err.println("knockknock: the daemon has ended, and so does its root half");
-        System.exit(1);
     }
 
     /** Reads a line into {@code line}; returns its length, 0 if it does not fit, -1 at the end of the requests. */
@@ -74,7 +75,7 @@ final class KnockknockFirewall {
     }
 
     /** Opens what {@code request} names, if that is one host's address and one allowed port. */
-    private static synchronized String answer(String request) throws InterruptedException {
+    private static String answer(String request, BitSet allowed, String delay) throws IOException, InterruptedException {
         var parts = request.split(" ", -1);
         if (parts.length != 2 || !isOneHost(parts[0]) || !parts[1].matches("[1-9][0-9]{0,4}")) {
             return "error: not one address and one port";
@@ -83,16 +84,13 @@ final class KnockknockFirewall {
         if (!allowed.get(port)) {
             return "error: no profile may open this port";
         }
-        try {
-            if (openings[port] == 0) {
-                addRules(port);
-            }
-            var list = Path.of("/proc/net/xt_recent/" + list(port, openings[port]++ % LISTS));
-            Files.writeString(list, "+" + parts[0] + "\n", StandardOpenOption.WRITE);
-            return "ok";
-        } catch (IOException e) {
-            return "error: " + e;
+        var list = "knock" + port + "-";
+        if (openings[port] == 0) {
+            addRules(port, list, delay);
         }
+        int next = openings[port]++ & LISTS - 1;
+        Files.writeString(Path.of("/proc/net/xt_recent/" + list + next), "+" + parts[0] + "\n", StandardOpenOption.WRITE);
+        return "ok";
     }
 
     /** Whether {@code text} is the address of one host as the JDK writes it: no name, range, zone, option. */
@@ -106,15 +104,11 @@ final class KnockknockFirewall {
         }
     }
 
-    private static String list(int port, int number) {
-        return "knock" + port + "-" + number;
-    }
-
-    /** One rule for each list: a new connection from an address that is on it since at most DELAY seconds takes it off. */
-    private static void addRules(int port) throws IOException, InterruptedException {
+    /** One rule for each list: a new connection from an address that is on it since DELAY seconds or less takes it off. */
+    private static void addRules(int port, String list, String delay) throws IOException, InterruptedException {
         var rules = IntStream.range(0, LISTS).mapToObj(i -> "-A " + CHAIN + " -p tcp --syn --dport " + port
-                + " -m conntrack --ctstate NEW -m recent --name " + list(port, i) + " --rcheck --seconds " + delay
-                + " -m recent --name " + list(port, i) + " --remove -j ACCEPT").toList();
+                + " -m conntrack --ctstate NEW -m recent --name " + list + i + " --rcheck --seconds " + delay
+                + " -m recent --name " + list + i + " --remove -j ACCEPT").toList();
         for (var tool : tools) {
             change(tool, rules);
         }
@@ -126,14 +120,15 @@ final class KnockknockFirewall {
         run("", tool, "-w", "-S", "INPUT").lines().filter(("-A " + JUMP)::equals).forEach(_ -> rules.add("-D " + JUMP));
         Stream.of(knockPorts).gather(Gatherers.windowFixed(15)).map(ports -> "-A " + CHAIN + " -p tcp --syn -m multiport"
                 + " --dports " + String.join(",", ports) + " -m hashlimit --hashlimit-name knockknock --hashlimit-mode srcip"
-                + " --hashlimit-upto 50/second --hashlimit-burst 100 -j LOG --log-level debug --log-prefix \"knockknock: \""
+                + " --hashlimit-srcmask " + (tool.equals("iptables") ? 32 : 64) + " --hashlimit-upto 50/second --hashlimit-burst 100"
+                + " --hashlimit-htable-expire 1000 -j LOG --log-level debug --log-prefix \"knockknock: \""
                 + " --log-tcp-sequence --log-tcp-options --log-ip-options").forEach(rules::add);
         rules.add("-I " + JUMP);
         change(tool, rules);
         tools.add(tool);
     }
 
-    private static synchronized void removeChains() {
+    private static void removeChains() {
         for (var tool : tools) {
             try {
                 change(tool, List.of("-D " + JUMP, "-F " + CHAIN, "-X " + CHAIN));

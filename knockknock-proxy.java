@@ -46,8 +46,8 @@ import picocli.CommandLine.Spec;
 
 /**
  * A SOCKS5 proxy for one person's own machine: knocks for each connection to a host that has a profile, then connects.
- * Listens on the loopback addresses only, where every local user can use it. Root is for opening the raw sockets, and gone
- * before anything is read; the profiles' counters are opened as the invoking user.
+ * Listens on the loopback addresses only, where every local user can use it. Root is for opening the raw sockets, and for
+ * root's own profiles if root runs it; it is gone before the first byte from outside is read.
  */
 @Command(name = "knockknock-proxy", mixinStandardHelpOptions = true, versionProvider = Cli.Version.class, sortOptions = false,
         description = "A SOCKS5 proxy on this machine that knocks before it connects.%n",
@@ -187,6 +187,9 @@ final class KnockknockProxy implements Callable<Integer> {
             throw new Socks.Refused(Socks.CONNECTION_REFUSED, e.getMessage());
         } catch (SocketException e) {
             throw new Socks.Refused(Socks.NETWORK_UNREACHABLE, e.getMessage());
+        } catch (IOException | Cli.Failure e) { // no counter, or no packet
+            Cli.complain("no knock for " + request.host() + ": " + e.getMessage());
+            throw new Socks.Refused(Socks.GENERAL_FAILURE, e.getMessage());
         }
     }
 
@@ -224,9 +227,6 @@ final class KnockknockProxy implements Callable<Integer> {
                     }
                 }
             }
-        } catch (Cli.Failure e) {
-            Cli.complain(e.getMessage());
-            throw new Socks.Refused(Socks.GENERAL_FAILURE, e.getMessage());
         } finally {
             turn.unlock();
         }

@@ -18,6 +18,8 @@ for iptables in iptables ip6tables; do
             for type in echo-request router-advertisement neighbour-solicitation neighbour-advertisement; do
                 $iptables -w -A INPUT -p icmpv6 --icmpv6-type $type -j ACCEPT
             done
+            # RFC 8415: DHCPv6 replies, which conntrack does not take for an answer, as they were asked for by multicast
+            $iptables -w -A INPUT -p udp -s fe80::/10 --dport 546 -j ACCEPT
         fi
         $iptables -w -P INPUT DROP
     fi

@@ -49,16 +49,18 @@ final class Counter {
      * For clients: uses the next counter up, then calls {@code use} with it, all under a lock that every process of this
      * profile takes, so that packets leave in the order of their counters.
      */
-    synchronized void take(Use use) throws IOException {
-        try (var _ = channel.lock()) {
-            long next;
-            do {
-                next = read();
-                if (next > KnockCodec.LAST_COUNTER) {
-                    throw new Cli.Failure("the profile " + path.getParent() + " has used all its counters: make a new one");
-                }
-                store(next + 1);
-            } while (!use.of(next));
+    void take(Use use) throws IOException {
+        synchronized (Counter.class) { // a process has only one lock on a file, even if two profiles lead to it
+            try (var _ = channel.lock()) {
+                long next;
+                do {
+                    next = read();
+                    if (next > KnockCodec.LAST_COUNTER) {
+                        throw new Cli.Failure("the profile " + path.getParent() + " has used all its counters: make a new one");
+                    }
+                    store(next + 1);
+                } while (!use.of(next));
+            }
         }
     }
 

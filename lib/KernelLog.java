@@ -80,18 +80,18 @@ final class KernelLog implements AutoCloseable {
     /** Record by record, as Documentation/ABI/testing/dev-kmsg has it. */
     private void followRecords(Lines lines) throws IOException {
         var text = new byte[LONGEST_LINE];
-        boolean lost = false;
+        int failures = 0; // in a row
         for (;;) {
             int length;
             try {
                 length = in.read(text);
-                lost = false;
-            } catch (IOException e) { // EPIPE: the next records were overwritten; the read after this goes on behind them
-                if (lost) {
+                failures = 0;
+            } catch (IOException e) { // EPIPE: records were overwritten before this read, and may be again before the next
+                if (++failures == 1) {
+                    System.out.println("the kernel log ran over: knocks may be lost, and can be sent again");
+                } else if (failures > 1000) {
                     throw e;
                 }
-                lost = true;
-                System.out.println("the kernel log ran over: knocks may be lost, and can be sent again");
                 continue;
             }
             if (length <= 0) {

@@ -42,6 +42,7 @@ final class KnockSender {
             throw Sys.isRoot() ? new Cli.Failure("cannot open a raw socket: this container or kernel forbids it")
                     : Sys.execSudo("opening a raw socket");
         }
+        DatagramChannel.open().close(); // loads what it needs of a JDK that may be out of reach without root
         return sender;
     }
 

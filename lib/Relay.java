@@ -5,7 +5,7 @@ import java.nio.channels.SocketChannel;
 
 /**
  * Carries bytes between two connections until both directions have ended. All that one side sends before it closes reaches
- * the other; a connection that breaks off is broken off on the other side too, and never looks as if it ended well.
+ * the other. A connection that is found broken when it is read is broken off on the other side too.
  */
 final class Relay {
     private static final int QUIET_BUFFER = 4 * 1024; // for each direction, until there is more to carry at a time

@@ -173,7 +173,7 @@ class BadInputTest {
     @Test
     void aSecondDaemonOnTheSameDirectoryIsRefused() throws Exception {
         lab.startDaemon("--log", lab.kernLog.toString());
-        daemonRefuses(1, "another knockknock-daemon is running");
+        daemonRefuses(1, "another knockknock-daemon uses");
         assertTrue(lab.daemon().isAlive());
     }
 

@@ -12,6 +12,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashSet;
 import java.util.List;
+import java.util.OptionalLong;
 import java.util.Random;
 import java.util.concurrent.TimeUnit;
 import java.util.regex.Pattern;
@@ -322,18 +323,19 @@ class FaultTest {
         assertTrue(proxy.isAlive() && killed > 50);
         tcpdump.destroy();
         tcpdump.waitFor();
-        var seen = new HashSet<String>();
-        int packets = 0;
+        var counters = new ArrayList<Long>(); // in the order in which they arrived
         for (var packet : Pattern.compile("id (\\d+),[^>]*> \\S+ Flags \\[S\\], cksum \\w+ \\(correct\\), seq (\\d+),.*TS val (\\d+)")
                 .matcher(Files.readString(capture)).results().toList()) {
-            seen.add(packet.group(1) + " " + packet.group(2) + " " + packet.group(3));
-            packets++;
+            var fields = new KnockCodec.Fields(Integer.parseInt(packet.group(1)), Long.parseLong(packet.group(2)), 0, 0,
+                    OptionalLong.of(Long.parseLong(packet.group(3))));
+            counters.add(codec.open(KnockCodec.carried(fields), 0, 10_000).orElseThrow().counter());
         }
-        assertTrue(packets > 100, "packets: " + packets);
-        assertEquals(packets, seen.size(), "a counter was used twice");
+        assertTrue(counters.size() > 100, "packets: " + counters.size());
+        assertEquals(counters.size(), new HashSet<>(counters).size(), "a counter was used twice");
+        // Packets of two processes can overtake each other on two processors, and one that comes after its successor is refused.
+        assertTrue(lab.said("opened port 22") >= counters.size() * 0.98, lab.said("opened port 22") + " of " + counters.size());
         long before = lab.said("opened port 23");
         lab.must(lab.knockCommand("-p", "23", Lab.SERVER));
         Lab.await("the next knock", () -> lab.said("opened port 23") == before + 1);
-        assertEquals(0, lab.said("not authentic"), lab.said());
     }
 }

@@ -226,7 +226,7 @@ class WireTest {
         } finally {
             lab.must("umount", "/usr/sbin");
         }
-        assertEquals(1, lab.said("one IP version only"), lab.said());
+        assertEquals(1, lab.said("for IPv4 only: "), lab.said());
         lab.knock(22, Lab.SERVER);
         assertEquals(1, lab.said("opened port 22 for " + Lab.CLIENT), lab.said());
         assertTrue(lab.connects(Lab.SERVER, 22));

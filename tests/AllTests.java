@@ -11,6 +11,7 @@
 //SOURCES RootHalfTest.java
 //SOURCES EndToEndTest.java
 //SOURCES ProxyTest.java
+//SOURCES ServiceTest.java
 //SOURCES WireTest.java
 //SOURCES Lab.java
 //SOURCES ../lib/Cli.java

@@ -6,6 +6,7 @@
 //SOURCES BadInputTest.java
 //SOURCES CodecTest.java
 //SOURCES FaultTest.java
+//SOURCES FuzzTest.java
 //SOURCES LogLineTest.java
 //SOURCES ProfileTest.java
 //SOURCES RootHalfTest.java

@@ -7,6 +7,7 @@
 //SOURCES lib/KernelLog.java
 //SOURCES lib/KnockCodec.java
 //SOURCES lib/Profile.java
+//SOURCES lib/ServerCheck.java
 //SOURCES lib/Sys.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmx48m -XX:-UsePerfData -XX:+DisableAttachMechanism -Djdk.lang.Process.launchMechanism=FORK
 
@@ -39,7 +40,8 @@ import picocli.CommandLine.Option;
         footer = {"", "Runs in the foreground and prints a line for each event. Profiles are made by knockknock-genprofile;"
             + " start again after making one.", ""},
         exitCodeListHeading = "Exit codes:%n",
-        exitCodeList = {"1:it could not start, or its root half or the log ended: start it again", "2:bad usage"})
+        exitCodeList = {"0:--check found no problem", "1:it could not start, or its root half or the log ended: start it again",
+            "2:bad usage"})
 final class KnockknockDaemon implements Callable<Integer> {
     private static final Path KERN_LOG = Path.of("/var/log/kern.log");
     private static final long QUIET_NANOS = 10_000_000_000L; // after a complaint about a profile, until the next
@@ -51,6 +53,10 @@ final class KnockknockDaemon implements Callable<Integer> {
     @Option(names = "--log", paramLabel = "FILE",
             description = "the log to follow (default: /var/log/kern.log if it exists, else /dev/kmsg)")
     private Path logOption;
+
+    @Option(names = "--check", description = "say what is missing or wrong on this host, change nothing, and end:"
+            + " 1 if there is a problem")
+    private boolean check;
 
     /** The file {@code config}: seconds that a port stays open, counters tried, and as whom the log is read. */
     private record Settings(String delay, int window, Path log, Sys.User user, int group) {}
@@ -79,11 +85,14 @@ final class KnockknockDaemon implements Callable<Integer> {
     private Optional<KnockCodec.Syn> lastAccepted = Optional.empty();
 
     @Override
-    public Integer call() throws IOException {
+    public Integer call() throws IOException, InterruptedException {
         if (!Sys.isRoot()) {
             throw Sys.execSudo("changing the firewall");
         }
         settings = settings();
+        if (check) {
+            return new ServerCheck().run(dir, settings.log) ? 0 : 1;
+        }
         loadProfiles();
         startRootHalf();
         try (var log = KernelLog.open(settings.log)) {

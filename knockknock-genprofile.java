@@ -17,10 +17,8 @@ import java.nio.file.attribute.PosixFilePermission;
 import java.nio.file.attribute.PosixFilePermissions;
 import java.security.SecureRandom;
 import java.util.Base64;
-import java.util.List;
 import java.util.Set;
 import java.util.concurrent.Callable;
-import java.util.regex.Pattern;
 
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Model.CommandSpec;
@@ -79,24 +77,13 @@ final class KnockknockGenprofile implements Callable<Integer> {
                 throw new Cli.Failure("knock port " + knockPort + " belongs to the profile " + other + ": choose another");
             }
         }
-        if (isListening()) {
+        if (Sys.isListening(knockPort)) {
             Cli.complain("warning: a service listens on port " + knockPort + ": better choose a knock port without one");
         }
         make(profile);
         System.out.println("made " + profile + "; to copy it, run on the client, with this server's name for HOST:");
         System.out.println("  mkdir -p -m 700 ~/.knockknock && scp -rp root@HOST:" + profile + " ~/.knockknock/HOST");
         return 0;
-    }
-
-    /** Whether a service of this host listens on the knock port, as /proc tells (proc_pid_net(5); state 0A is LISTEN). */
-    private boolean isListening() throws IOException {
-        var listening = Pattern.compile(" *\\d+: [0-9A-F]+:%04X [0-9A-F]+:0000 0A .*".formatted(knockPort));
-        for (var table : List.of("/proc/net/tcp", "/proc/net/tcp6")) {
-            if (Files.exists(Path.of(table)) && Files.readAllLines(Path.of(table)).stream().anyMatch(listening.asMatchPredicate())) {
-                return true;
-            }
-        }
-        return false;
     }
 
     /** Writes everything beside the final place, then moves it there in one step. */

@@ -16,6 +16,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
+import java.util.regex.Pattern;
 
 /**
  * The operating system calls that the JDK lacks, through java.lang.foreign: raw sockets, giving root up, starting again
@@ -120,6 +121,17 @@ final class Sys {
         if ((long) call("lseek", FunctionDescriptor.of(LONG, INT, LONG, INT), fd, 0L, SEEK_END) < 0) {
             throw new IOException("cannot seek to the end of " + file);
         }
+    }
+
+    /** Whether a service of this host listens on a TCP port, as /proc/net tells (proc_pid_net(5); state 0A is LISTEN). */
+    static boolean isListening(int port) throws IOException {
+        var listening = Pattern.compile(" *\\d+: [0-9A-F]+:%04X [0-9A-F]+:0000 0A .*".formatted(port)).asMatchPredicate();
+        for (var table : List.of(Path.of("/proc/net/tcp"), Path.of("/proc/net/tcp6"))) {
+            if (Files.exists(table) && Files.readAllLines(table).stream().anyMatch(listening)) {
+                return true;
+            }
+        }
+        return false;
     }
 
     /** Looks up one line of the system's {@code passwd} or {@code group} database, wherever that is kept; empty if none. */

@@ -75,4 +75,36 @@ class ServiceTest {
         assertTrue(lab.connects(Lab.SERVER, 22), lab.said());
         assertFalse(lab.connects(Lab.SERVER, 22));
     }
+
+    private Lab.Result check(String... arguments) throws Exception {
+        var all = new ArrayList<>(List.of("--check", "--dir", lab.dir.toString()));
+        all.addAll(List.of(arguments));
+        return lab.run(Lab.on("server", lab.script("knockknock-daemon", all.toArray(String[]::new))));
+    }
+
+    @Test
+    void theCheckFindsNothingWrongWithASoundServer() throws Exception {
+        var rules = lab.mustOn("server", "iptables-save", "-t", "filter").replaceAll("(?m)^#.*\n", "");
+        var result = check("--log", "/dev/kmsg");
+        assertEquals(0, result.exit(), result.toString());
+        assertFalse(result.out().contains("problem"), result.out());
+        assertTrue(result.out().contains("ok       profile laptop: knock port 666, next counter 0, opens any port\n"), result.out());
+        assertEquals(rules, lab.mustOn("server", "iptables-save", "-t", "filter").replaceAll("(?m)^#.*\n", ""));
+    }
+
+    @Test
+    void theCheckNamesEveryProblemAndItsRemedy() throws Exception {
+        lab.profile("phone", 777, "phone");
+        lab.must("chmod", "644", lab.dir.resolve("profiles/phone/mac.key").toString());
+        lab.serve(666);
+        lab.mustOn("server", "iptables", "-P", "INPUT", "ACCEPT");
+        Files.writeString(lab.kernLog, "");
+        var result = check("--log", lab.kernLog.toString());
+        assertEquals(1, result.exit(), result.toString());
+        for (var problem : List.of("phone/mac.key is open to other users: chmod 600", "a service listens on the knock port 666",
+                "no program writes to " + lab.kernLog, "iptables lets everything in")) {
+            assertTrue(result.out().lines().anyMatch(line -> line.startsWith("problem  ") && line.contains(problem)), problem + result.out());
+        }
+        assertTrue(result.out().contains("ok       ip6tables denies"), result.out());
+    }
 }

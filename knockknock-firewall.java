@@ -33,7 +33,7 @@ final class KnockknockFirewall {
 
     static void main(String[] args) throws InterruptedException {
         try {
-            run(args[0], args[1], args[2].split(","));
+            serve(args[0], args[1], args[2].split(","));
             System.err.println("knockknock: the daemon has ended, and so does its root half");
         } catch (IOException e) {
             System.out.println("error: " + e.getMessage());
@@ -42,7 +42,7 @@ final class KnockknockFirewall {
     }
 
     /** Makes the chain, then answers requests until there are no more. */
-    private static void run(String delay, String openPorts, String[] knockPorts) throws IOException, InterruptedException {
+    private static void serve(String delay, String openPorts, String[] knockPorts) throws IOException, InterruptedException {
         var allowed = new BitSet();
         (openPorts.equals("any") ? IntStream.range(1, 65536) : Stream.of(openPorts.split(",")).mapToInt(Integer::parseInt))
                 .forEach(allowed::set);

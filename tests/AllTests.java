@@ -4,6 +4,7 @@
 //DEPS org.junit.jupiter:junit-jupiter:5.14.4
 //DEPS org.junit.platform:junit-platform-console:1.14.4
 //SOURCES BadInputTest.java
+//SOURCES Bench.java
 //SOURCES CodecTest.java
 //SOURCES FaultTest.java
 //SOURCES FuzzTest.java
@@ -23,11 +24,17 @@
 //SOURCES ../lib/Sys.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC
 
+import java.util.List;
+
 import org.junit.platform.console.ConsoleLauncher;
 
-/** Runs the tests with JUnit's console launcher; tests/run calls this, as root and in namespaces of its own. */
+/** Runs the tests with JUnit's console launcher, or the benchmark; tests/run calls this, as root in its own namespaces. */
 final class AllTests {
-    static void main(String[] args) {
-        ConsoleLauncher.main(args);
+    static void main(String[] args) throws Exception {
+        if (List.of(args).equals(List.of("bench"))) {
+            Bench.run();
+        } else {
+            ConsoleLauncher.main(args);
+        }
     }
 }

@@ -1,0 +1,280 @@
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.net.InetAddress;
+import java.net.InetSocketAddress;
+import java.net.Proxy;
+import java.net.ServerSocket;
+import java.net.Socket;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.Callable;
+import java.util.concurrent.Executors;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.regex.Pattern;
+
+/** Measures with real processes and prints a Markdown table, also to bench.md; sudo tests/bench runs it. */
+final class Bench {
+    private final StringBuilder table = new StringBuilder("| what | median | least | most | runs |\n|---|---|---|---|---|\n");
+
+    private void row(String what, String unit, List<Double> values) {
+        var sorted = values.stream().sorted().toList();
+        var line = "| %s | %s %s | %s | %s | %d |%n".formatted(what, number(sorted.get(sorted.size() / 2)), unit,
+                number(sorted.getFirst()), number(sorted.getLast()), sorted.size());
+        table.append(line);
+        System.out.print(line);
+    }
+
+    private static String number(double value) {
+        return value >= 100 ? "%,.0f".formatted(value) : "%.2f".formatted(value);
+    }
+
+    private static List<Double> repeat(int times, Callable<Double> measure) throws Exception {
+        var values = new ArrayList<Double>();
+        for (int i = 0; i < times; i++) {
+            values.add(measure.call());
+        }
+        return values;
+    }
+
+    private static double seconds(long since) {
+        return (System.nanoTime() - since) / 1e9;
+    }
+
+    /** A line of the kernel log that carries {@code fields}. */
+    private static String line(KnockCodec.Fields f, int port) {
+        return ("2026-11-22T17:23:28.087964+00:00 vm kernel: [ 1924.556286] knockknock: IN=kk0 OUT= MAC=92:05:ad:38:95:a9:e6:80:61:37:"
+                + "b5:0c:08:00 SRC=%s DST=%s LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=%d DF PROTO=TCP SPT=40000 DPT=%d SEQ=%d ACK=0"
+                + " WINDOW=64240 RES=0x00 SYN URGP=0 OPT (020405B40402080A%08X000000000103030A) \n")
+                .formatted(Lab.CLIENT, Lab.SERVER, f.id(), port, f.seq(), f.tsval().getAsLong());
+    }
+
+    private void server(int profiles) throws Exception {
+        try (var lab = new Lab()) {
+            lab.profile("laptop", 666, Lab.SERVER);
+            lab.config("delay = 3\nerror_window = 20");
+            var laptop = lab.dir.resolve("profiles/laptop");
+            for (int i = 1; i < profiles; i++) {
+                var other = lab.dir.resolve("profiles/other" + i);
+                lab.must("cp", "-a", laptop.toString(), other.toString());
+                Files.writeString(other.resolve("config"), "[main]\nknock_port = " + (1000 + i) + "\n");
+            }
+            Files.writeString(lab.kernLog, "");
+            lab.must("chmod", "644", lab.kernLog.toString());
+            lab.startDaemon("--log", lab.kernLog.toString());
+            var codec = Profile.load(laptop).codec();
+            var counter = new AtomicInteger();
+            Callable<String> knock = () -> line(KnockCodec.fields(codec.seal(22, counter.getAndIncrement()), KnockCodec.Carrier.COVER), 666);
+            Callable<Double> latency = () -> {
+                long size = Files.size(lab.daemonOut);
+                var knockLine = knock.call();
+                long start = System.nanoTime();
+                Files.writeString(lab.kernLog, knockLine, StandardOpenOption.APPEND);
+                while (Files.size(lab.daemonOut) == size) {
+                    Thread.onSpinWait();
+                }
+                return seconds(start) * 1000;
+            };
+            repeat(300, latency);
+            var latencies = repeat(500, () -> {
+                Thread.sleep(10);
+                return latency.call();
+            });
+            if (profiles == 1) {
+                row("log line appended -> port open", "ms", latencies);
+                row("the same, 99th percentile", "ms", List.of(latencies.stream().sorted().toList().get(494)));
+            }
+            var random = new java.util.Random(1);
+            for (var kind : List.of("noise", "forged")) {
+                int count = kind.equals("noise") ? 1_000_000 : 100_000;
+                var lines = new StringBuilder();
+                for (int i = 0; i < count; i++) {
+                    lines.append(line(new KnockCodec.Fields(random.nextInt(65536), random.nextLong(1L << 32), 0, 0,
+                            java.util.OptionalLong.of(random.nextLong(1L << 32))), kind.equals("noise") ? 80 : 666));
+                }
+                var file = Files.writeString(lab.work.resolve(kind), lines);
+                row(kind + " lines through the daemon, " + profiles + " profile(s)", "lines/s", repeat(5, () -> {
+                    long opened = lab.said("opened");
+                    var knockLine = knock.call();
+                    long start = System.nanoTime();
+                    lab.must("sh", "-c", "cat " + file + " >> " + lab.kernLog);
+                    Files.writeString(lab.kernLog, knockLine, StandardOpenOption.APPEND);
+                    while (lab.said("opened") == opened) {
+                        Thread.sleep(1);
+                    }
+                    return count / seconds(start);
+                }));
+                Files.writeString(lab.kernLog, "");
+            }
+            if (profiles == 1) {
+                var processes = new ArrayList<>(List.of(lab.daemon().toHandle()));
+                lab.daemon().descendants().forEach(processes::add);
+                Thread.sleep(5000);
+                long before = switches(processes);
+                Thread.sleep(10_000);
+                row("idle daemon, root half and tail: wake-ups", "/s", List.of((switches(processes) - before) / 10.0));
+                double kilobytes = 0;
+                for (var process : processes) {
+                    var pss = Pattern.compile("(?m)^Pss: +(\\d+)").matcher(Files.readString(Path.of("/proc/" + process.pid() + "/smaps_rollup")));
+                    kilobytes += pss.find() ? Double.parseDouble(pss.group(1)) : 0;
+                }
+                row("memory of all three after this load", "MB PSS", List.of(kilobytes / 1024));
+            }
+        }
+    }
+
+    private static long switches(List<ProcessHandle> processes) throws IOException {
+        long sum = 0;
+        for (var process : processes) {
+            try (var tasks = Files.newDirectoryStream(Path.of("/proc/" + process.pid() + "/task"))) {
+                for (var task : tasks) {
+                    var switches = Pattern.compile("voluntary_ctxt_switches:\\s+(\\d+)").matcher(Files.readString(task.resolve("status")));
+                    sum += switches.find() ? Long.parseLong(switches.group(1)) : 0;
+                }
+            }
+        }
+        return sum;
+    }
+
+    private void client() throws Exception {
+        try (var lab = new Lab()) {
+            lab.profile("laptop", 666, Lab.SERVER);
+            lab.serve(22);
+            lab.startDaemon("--log", "/dev/kmsg");
+            row("knock command, start to exit, java -cp", "ms", repeat(15, () -> {
+                long start = System.nanoTime();
+                lab.must(lab.knockCommand("-p", "22", Lab.SERVER));
+                return seconds(start) * 1000;
+            }));
+            row("the same through jbang", "ms", repeat(7, () -> {
+                long start = System.nanoTime();
+                lab.mustOn("client", System.getenv("KNOCK_JBANG"), "-Duser.home=" + lab.home, "knockknock.java", "-p", "22", Lab.SERVER);
+                return seconds(start) * 1000;
+            }));
+            Thread.sleep(3500);
+            int connected = 0;
+            for (int i = 0; i < 200; i++) {
+                lab.must(lab.knockCommand("-p", "22", Lab.SERVER));
+                connected += lab.run(Lab.on("client", "nc", "-z", "-w", "3", Lab.SERVER, "22")).exit() == 0 ? 1 : 0;
+            }
+            row("knock, then connect at once: connected", "of 200", List.of((double) connected));
+        }
+    }
+
+    private void proxies() throws Exception {
+        try (var lab = new Lab(); var server = new ServerSocket(0, 1000, InetAddress.ofLiteral("127.0.0.1"));
+                var threads = Executors.newVirtualThreadPerTaskExecutor()) {
+            threads.submit(() -> {
+                for (;;) {
+                    var socket = server.accept();
+                    threads.submit(() -> exchange(socket));
+                }
+            });
+            lab.start(lab.work.resolve("proxy"), lab.script("knockknock-proxy", "12001"));
+            lab.start(lab.work.resolve("microsocks"), List.of("microsocks", "-q", "-i", "127.0.0.1", "-p", "12002"));
+            var danted = Files.writeString(lab.work.resolve("danted.conf"), """
+                    internal: 127.0.0.1 port = 12003
+                    external: lo
+                    clientmethod: none
+                    socksmethod: none
+                    user.privileged: root
+                    user.unprivileged: nobody
+                    client pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }
+                    socks pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }
+                    """);
+            lab.start(lab.work.resolve("danted"), List.of("danted", "-f", danted.toString()));
+            for (var proxy : List.of("none 0", "knockknock-proxy 12001", "microsocks 12002", "danted 12003")) {
+                var name = proxy.split(" ")[0];
+                int port = Integer.parseInt(proxy.split(" ")[1]);
+                Callable<Socket> connect = () -> {
+                    var socket = port == 0 ? new Socket() : new Socket(new Proxy(Proxy.Type.SOCKS, new InetSocketAddress("127.0.0.1", port)));
+                    socket.connect(server.getLocalSocketAddress());
+                    return socket;
+                };
+                Lab.await(name, () -> {
+                    try (var _ = connect.call()) {
+                        return true;
+                    } catch (IOException e) {
+                        return false;
+                    }
+                });
+                row("proxy " + name + ": download of 1 GiB", "MB/s", repeat(5, () -> transfer(connect.call(), 'd')));
+                row("proxy " + name + ": upload of 1 GiB", "MB/s", repeat(5, () -> transfer(connect.call(), 'u')));
+                for (int parallel : new int[] {1, 16}) {
+                    row("proxy " + name + ": new connections, " + parallel + " at a time", "/s", repeat(5, () -> connections(connect, parallel)));
+                }
+            }
+            server.close();
+        }
+    }
+
+    private static final int GIGABYTE = 1 << 30;
+
+    /** The server's side: 'd' is answered with a GiB, 'u' with one byte after a GiB has come, all else with one byte. */
+    private static Void exchange(Socket socket) throws IOException {
+        try (socket) {
+            var chunk = new byte[1 << 18];
+            int what = socket.getInputStream().read();
+            if (what == 'd') {
+                for (int sent = 0; sent < GIGABYTE; sent += chunk.length) {
+                    socket.getOutputStream().write(chunk);
+                }
+            } else if (what == 'u') {
+                for (long got = 0; got < GIGABYTE; got += socket.getInputStream().read(chunk)) { }
+                socket.getOutputStream().write(1);
+            } else if (what >= 0) {
+                socket.getOutputStream().write(1);
+            }
+        }
+        return null;
+    }
+
+    private static double transfer(Socket socket, char what) throws IOException {
+        try (socket) {
+            var chunk = new byte[1 << 18];
+            long start = System.nanoTime();
+            socket.getOutputStream().write(what);
+            if (what == 'u') {
+                for (int sent = 0; sent < GIGABYTE; sent += chunk.length) {
+                    socket.getOutputStream().write(chunk);
+                }
+                socket.getInputStream().read();
+            } else {
+                for (int count; (count = socket.getInputStream().read(chunk)) >= 0; ) { }
+            }
+            return GIGABYTE / 1e6 / seconds(start);
+        }
+    }
+
+    private static double connections(Callable<Socket> connect, int parallel) throws Exception {
+        int each = 4000 / parallel;
+        long start = System.nanoTime();
+        try (var threads = Executors.newFixedThreadPool(parallel)) {
+            for (int i = 0; i < parallel; i++) {
+                threads.submit(() -> {
+                    for (int n = 0; n < each; n++) {
+                        try (var socket = connect.call()) {
+                            socket.getOutputStream().write('c');
+                            socket.getInputStream().read();
+                        } catch (IOException e) {
+                            throw new UncheckedIOException(e);
+                        }
+                    }
+                    return null;
+                });
+            }
+        }
+        return each * parallel / seconds(start);
+    }
+
+    static void run() throws Exception {
+        var bench = new Bench();
+        bench.server(1);
+        bench.server(1000);
+        bench.client();
+        bench.proxies();
+        Files.writeString(Path.of("bench.md"), bench.table);
+    }
+}

@@ -10,6 +10,8 @@ import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.OptionalLong;
+import java.util.Random;
 import java.util.concurrent.Callable;
 import java.util.concurrent.Executors;
 import java.util.concurrent.atomic.AtomicInteger;
@@ -86,13 +88,13 @@ final class Bench {
                 row("log line appended -> port open", "ms", latencies);
                 row("the same, 99th percentile", "ms", List.of(latencies.stream().sorted().toList().get(494)));
             }
-            var random = new java.util.Random(1);
+            var random = new Random(1);
             for (var kind : List.of("noise", "forged")) {
                 int count = kind.equals("noise") ? 1_000_000 : 100_000;
                 var lines = new StringBuilder();
                 for (int i = 0; i < count; i++) {
                     lines.append(line(new KnockCodec.Fields(random.nextInt(65536), random.nextLong(1L << 32), 0, 0,
-                            java.util.OptionalLong.of(random.nextLong(1L << 32))), kind.equals("noise") ? 80 : 666));
+                            OptionalLong.of(random.nextLong(1L << 32))), kind.equals("noise") ? 80 : 666));
                 }
                 var file = Files.writeString(lab.work.resolve(kind), lines);
                 row(kind + " lines through the daemon, " + profiles + " profile(s)", "lines/s", repeat(5, () -> {
@@ -164,8 +166,8 @@ final class Bench {
     }
 
     private void proxies() throws Exception {
-        try (var lab = new Lab(); var server = new ServerSocket(0, 1000, InetAddress.ofLiteral("127.0.0.1"));
-                var threads = Executors.newVirtualThreadPerTaskExecutor()) {
+        try (var lab = new Lab(); var threads = Executors.newVirtualThreadPerTaskExecutor();
+                var server = new ServerSocket(0, 1000, InetAddress.ofLiteral("127.0.0.1"))) {
             threads.submit(() -> {
                 for (;;) {
                     var socket = server.accept();
@@ -173,10 +175,10 @@ final class Bench {
                 }
             });
             lab.start(lab.work.resolve("proxy"), lab.script("knockknock-proxy", "12001"));
-            lab.start(lab.work.resolve("microsocks"), List.of("microsocks", "-q", "-i", "127.0.0.1", "-p", "12002"));
+            lab.start(lab.work.resolve("microsocks"), List.of("microsocks", "-i", "127.0.0.1", "-p", "12002"));
             var danted = Files.writeString(lab.work.resolve("danted.conf"), """
                     internal: 127.0.0.1 port = 12003
-                    external: lo
+                    external: 127.0.0.1
                     clientmethod: none
                     socksmethod: none
                     user.privileged: root
@@ -206,7 +208,6 @@ final class Bench {
                     row("proxy " + name + ": new connections, " + parallel + " at a time", "/s", repeat(5, () -> connections(connect, parallel)));
                 }
             }
-            server.close();
         }
     }
 

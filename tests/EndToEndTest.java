@@ -185,6 +185,11 @@ class EndToEndTest {
         assertEquals("[PATH=/usr/sbin:/usr/bin:/sbin:/bin]",
                 List.of(Files.readString(Path.of("/proc/" + child(pid, "KnockknockFirewall") + "/environ")).split("\0")).toString());
         assertEquals(3, ProcessHandle.of(pid).orElseThrow().descendants().count() + 1);
+        for (var secret : List.of("mem", "environ", "maps")) { // not even for another process of the same user
+            var look = lab.run(List.of("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "head", "-c", "1",
+                    "/proc/" + pid + "/" + secret));
+            assertTrue(look.err().contains("Permission denied"), look.toString());
+        }
     }
 
     private static long child(long parent, String name) {

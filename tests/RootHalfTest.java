@@ -3,12 +3,15 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.io.BufferedReader;
 import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.io.Writer;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.TimeUnit;
+import java.util.regex.Pattern;
 
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
@@ -131,6 +134,39 @@ class RootHalfTest {
                     + " -m conntrack --ctstate NEW -m recent --rcheck --seconds 3 --name knock22-0 .*"
                     + " -m recent --remove --name knock22-0 .* -j ACCEPT"), opening.getFirst());
         }
+    }
+
+    @Test
+    void aHundredThousandRequestsAtOnceCostNeitherRulesNorMemory() throws Exception {
+        start("22,443");
+        var writer = Thread.startVirtualThread(() -> {
+            try {
+                for (int i = 0; i < 100_000; i++) {
+                    requests.write(switch (i % 4) {
+                        case 0 -> "10." + i % 250 + "." + i / 400 + ".1 22\n";
+                        case 1 -> "2001:db8:0:0:0:0:0:" + Integer.toHexString(1 + i % 60_000) + " 443\n";
+                        case 2 -> "10.0.0.1 80\n";
+                        default -> "x".repeat(i % 5000) + "\n";
+                    });
+                }
+                requests.flush();
+            } catch (IOException e) {
+                throw new UncheckedIOException(e);
+            }
+        });
+        int opened = 0;
+        for (int i = 0; i < 100_000; i++) {
+            var answer = answers.readLine();
+            assertTrue(answer.equals("ok") || answer.startsWith("error: "), answer);
+            opened += answer.equals("ok") ? 1 : 0;
+        }
+        writer.join();
+        assertEquals(50_000, opened);
+        for (var tool : List.of("iptables", "ip6tables")) {
+            assertEquals(1 + 2 * 8, rules(tool).lines().filter(rule -> rule.startsWith("-A KNOCKKNOCK")).count(), tool);
+        }
+        var resident = Pattern.compile("VmRSS:\\s+(\\d+)").matcher(Files.readString(Path.of("/proc/" + rootHalf.pid() + "/status")));
+        assertTrue(resident.find() && Long.parseLong(resident.group(1)) < 120_000, resident.group());
     }
 
     @Test

@@ -42,8 +42,7 @@ class EndToEndTest {
     @ParameterizedTest
     @ValueSource(strings = {"cover", "classic"})
     void oneKnockOpensOnePortForOneConnection(String carrier) throws Exception {
-        var config = lab.clientProfile(Lab.SERVER).resolve("config");
-        Files.writeString(config, Files.readString(config) + "carrier = " + carrier + "\n");
+        lab.addSetting(lab.clientProfile(Lab.SERVER), "carrier = " + carrier);
         startServer();
         assertFalse(lab.connects(Lab.SERVER, 22), "closed before");
         lab.knock(22, Lab.SERVER);
@@ -140,8 +139,7 @@ class EndToEndTest {
 
     @Test
     void openPortsLimitsWhatAProfileMayOpen() throws Exception {
-        var config = lab.dir.resolve("profiles/laptop/config");
-        Files.writeString(config, Files.readString(config) + "open_ports = 443\n");
+        lab.addSetting(lab.dir.resolve("profiles/laptop"), "open_ports = 443");
         startServer();
         lab.knock(22, Lab.SERVER);
         assertEquals(1, lab.said("refused: profile laptop may not open port 22"), lab.said());

@@ -3,6 +3,7 @@ import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
 import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.HashMap;
@@ -83,6 +84,11 @@ final class Lab implements AutoCloseable {
     void profile(String name, int knockPort, String host) throws Exception {
         must(script("knockknock-genprofile", "--dir", dir.toString(), name, "" + knockPort));
         must("cp", "-a", dir.resolve("profiles").resolve(name).toString(), clientProfile(host).toString());
+    }
+
+    /** Adds a line to a profile's config. */
+    void addSetting(Path profile, String line) throws IOException {
+        Files.writeString(profile.resolve("config"), line + "\n", StandardOpenOption.APPEND);
     }
 
     Path clientProfile(String host) {

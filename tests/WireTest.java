@@ -188,8 +188,7 @@ class WireTest {
     @ParameterizedTest
     @ValueSource(strings = {"cover", "classic"})
     void oneKnockOverIpv6OpensOnePortForOneConnection(String carrier) throws Exception {
-        var config = lab.clientProfile(Lab.SERVER).resolve("config");
-        Files.writeString(config, Files.readString(config) + "carrier = " + carrier + "\n");
+        lab.addSetting(lab.clientProfile(Lab.SERVER), "carrier = " + carrier);
         startServer();
         assertFalse(lab.connects(Lab.SERVER6, 22), "closed before");
         lab.knock(22, Lab.SERVER6);
@@ -286,8 +285,7 @@ class WireTest {
     @ParameterizedTest
     @ValueSource(strings = {"cover", "classic"})
     void aKnockThroughNatOpensForTheNatsAddress(String carrier) throws Exception {
-        var config = lab.clientProfile(Lab.SERVER).resolve("config");
-        Files.writeString(config, Files.readString(config) + "carrier = " + carrier + "\n");
+        lab.addSetting(lab.clientProfile(Lab.SERVER), "carrier = " + carrier);
         startServer();
         lab.must("ip", "netns", "add", "inside");
         try {

@@ -40,6 +40,7 @@ final class Cli {
     /** Runs {@code command} and ends the process with its exit code. */
     static void run(Callable<Integer> command, String[] args) {
         System.exit(new CommandLine(command)
+                .setExpandAtFiles(false) // '@file' would be read, and perhaps shown, as root
                 .setParameterExceptionHandler((e, _) -> {
                     complain(e.getMessage() + "; see " + e.getCommandLine().getCommandName() + " --help");
                     return 2;

@@ -78,6 +78,7 @@ class BadInputTest {
         clientRefuses(2, "--loud", "-p", "22", "--loud");
         clientRefuses(2, "two", "-p", "22", "one", "two");
         clientRefuses(1, "is not a host name", "-p", "22", "../../etc");
+        clientRefuses(1, "'@/etc/shadow' is not a host name", "-p", "22", "@/etc/shadow"); // nor a file to read arguments from
     }
 
     @Test

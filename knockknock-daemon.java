@@ -9,7 +9,7 @@
 //SOURCES lib/Profile.java
 //SOURCES lib/ServerCheck.java
 //SOURCES lib/Sys.java
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmx48m -XX:-UsePerfData -XX:+DisableAttachMechanism -Djdk.lang.Process.launchMechanism=FORK
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmx24m -Xmn4m -XX:-UsePerfData -XX:+DisableAttachMechanism -XX:+UnlockDiagnosticVMOptions -XX:AsyncDeflationInterval=0 -Djdk.lang.Process.launchMechanism=FORK
 
 import java.io.BufferedReader;
 import java.io.File;
@@ -155,8 +155,9 @@ final class KnockknockDaemon implements Callable<Integer> {
     private void startRootHalf() throws IOException {
         boolean any = doors.values().stream().anyMatch(door -> door.profile.config().openPorts().isEmpty());
         var openPorts = doors.values().stream().flatMap(door -> door.profile.config().openPorts().stream()).distinct();
-        var builder = new ProcessBuilder(System.getProperty("java.home") + "/bin/java", "-Xmx32m", "-XX:+UseSerialGC",
-                "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-XX:+DisableAttachMechanism",
+        var builder = new ProcessBuilder(System.getProperty("java.home") + "/bin/java", "-Xmx8m", "-Xint", "-XX:+UseSerialGC",
+                "-XX:-UsePerfData", "-XX:+DisableAttachMechanism",
+                "-XX:+UnlockDiagnosticVMOptions", "-XX:AsyncDeflationInterval=0", // or it wakes up four times a second
                 "-Xlog:disable", "-Xlog:all=warning:stderr", // stdout is for answers
                 "-cp", System.getProperty("java.class.path").split(File.pathSeparator)[0], "KnockknockFirewall",
                 settings.delay, any ? "any" : list(openPorts), list(doors.keySet().stream().sorted()));

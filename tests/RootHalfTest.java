@@ -42,7 +42,7 @@ class RootHalfTest {
         var jar = classPath.get(classPath.indexOf("-classpath") + 1).split(":")[0];
         var command = new ArrayList<>(List.of(System.getProperty("java.home") + "/bin/java"));
         command.addAll(List.of(options));
-        command.addAll(List.of("-Xmx32m", "-cp", jar, "KnockknockFirewall", "3", allowed, "666,667"));
+        command.addAll(List.of("-Xmx8m", "-Xint", "-cp", jar, "KnockknockFirewall", "3", allowed, "666,667"));
         rootHalf = new ProcessBuilder(Lab.on("server", command)).redirectError(lab.work.resolve("err").toFile()).start();
         requests = rootHalf.outputWriter(StandardCharsets.US_ASCII);
         answers = rootHalf.inputReader(StandardCharsets.US_ASCII);

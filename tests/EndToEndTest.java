@@ -200,18 +200,6 @@ class EndToEndTest {
         }).findFirst().orElseThrow().pid();
     }
 
-    /** Runs a command as the user alice, whose home is the lab's. */
-    private List<String> asAlice(List<String> command) throws Exception {
-        if (lab.run(List.of("getent", "passwd", "alice")).exit() != 0) {
-            lab.must("useradd", "--no-create-home", "--home-dir", lab.home.toString(), "alice");
-        }
-        lab.must("chown", "-R", "alice", lab.home.toString());
-        var all = new ArrayList<>(List.of("ip", "netns", "exec", "client", "setpriv", "--reuid=alice", "--regid=alice",
-                "--clear-groups", "env", "USER=alice", "LOGNAME=alice"));
-        all.addAll(command);
-        return all;
-    }
-
     /** A copy of a script's class path that another user than root can read, wherever JBang keeps its own. */
     private List<String> readable(List<String> command) throws Exception {
         var classes = Files.createDirectories(lab.work.resolve("classes"));
@@ -230,7 +218,7 @@ class EndToEndTest {
     @Test
     void anOrdinaryUserGetsRootThroughSudoAndKeepsItForTheSocketOnly() throws Exception {
         startServer();
-        var command = asAlice(readable(lab.script("knockknock", "-p", "22", Lab.SERVER)));
+        var command = lab.asAlice(readable(lab.script("knockknock", "-p", "22", Lab.SERVER)));
         var refused = lab.run(command);
         assertEquals(1, refused.exit());
         assertTrue(refused.err().startsWith("knockknock: opening a raw socket needs root: asking sudo\n"), refused.err());
@@ -248,7 +236,7 @@ class EndToEndTest {
         assertEquals(1, notHers.exit());
         assertTrue(notHers.err().contains("cannot open"), notHers.err());
 
-        var made = lab.run(asAlice(readable(lab.script("knockknock-genprofile", "--dir", lab.dir.toString(), "tablet", "888"))));
+        var made = lab.run(lab.asAlice(readable(lab.script("knockknock-genprofile", "--dir", lab.dir.toString(), "tablet", "888"))));
         assertEquals(0, made.exit(), made.err());
         assertEquals("root", lab.must("stat", "-c", "%U", lab.dir.resolve("profiles/tablet/mac.key").toString()).strip());
     }
@@ -260,7 +248,7 @@ class EndToEndTest {
         Lab.await("the http server", () -> lab.run(List.of("curl", "-sf", "http://127.0.0.1:8642/jbang-catalog.json")).exit() == 0);
         lab.must(jbang, "trust", "add", "http://127.0.0.1:8642/");
         lab.must(jbang, "catalog", "add", "-g", "--force", "--name", "org", "http://127.0.0.1:8642/jbang-catalog.json");
-        for (var script : List.of("knockknock", "knockknock-daemon", "knockknock-genprofile")) {
+        for (var script : List.of("knockknock", "knockknock-daemon", "knockknock-genprofile", "knockknock-proxy")) {
             for (var command : List.of(List.of(jbang, script + "@org", "--help"), List.of(jbang, script + ".java", "--help"),
                     List.of("env", "PATH=" + Path.of(jbang).getParent() + ":" + System.getenv("PATH"), "./" + script + ".java", "--help"))) {
                 var help = lab.must(command);

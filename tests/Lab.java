@@ -164,6 +164,40 @@ final class Lab implements AutoCloseable {
         return command;
     }
 
+    /** A command for the client as the user alice, whose home is the lab's. */
+    List<String> asAlice(List<String> command) throws Exception {
+        if (run(List.of("getent", "passwd", "alice")).exit != 0) {
+            must("useradd", "--no-create-home", "--home-dir", home.toString(), "alice");
+        }
+        must("chown", "-R", "alice", home.toString());
+        var all = new ArrayList<>(List.of("ip", "netns", "exec", "client", "setpriv", "--reuid=alice", "--regid=alice",
+                "--clear-groups", "env", "USER=alice", "LOGNAME=alice"));
+        all.addAll(command);
+        return all;
+    }
+
+    /** An sshd that lets root in with the key whose file is returned. */
+    Path startSshd(String host, String address, int port) throws Exception {
+        var keys = Files.createDirectory(work.resolve("ssh"));
+        for (var key : List.of("host", "user")) {
+            must("ssh-keygen", "-q", "-N", "", "-t", "ed25519", "-f", keys.resolve(key).toString());
+        }
+        must("sh", "-c", "mkdir -p /run/sshd && chmod 700 " + keys);
+        start(work.resolve("sshd"), on(host, "/usr/sbin/sshd", "-D", "-e", "-h", keys.resolve("host").toString(),
+                "-o", "StrictModes=no", "-o", "PermitRootLogin=yes", "-o", "UsePAM=no", "-o", "Port=" + port,
+                "-o", "AuthorizedKeysFile=" + keys.resolve("user.pub"), "-o", "ListenAddress=" + address));
+        await("sshd", () -> mustOn(host, "ss", "-Hltn", "sport = :" + port).lines().count() == 1);
+        return keys.resolve("user");
+    }
+
+    /** Installs the commands with the real script; returns the directory that they are in. */
+    Path install() throws Exception {
+        must("env", "PREFIX=" + work.resolve("prefix"), "JAVA_HOME=" + System.getProperty("java.home"),
+                "PATH=" + Path.of(System.getenv("KNOCK_JBANG")).getParent() + ":" + System.getenv("PATH"), "./install.sh");
+        must("chmod", "711", work.toString());
+        return work.resolve("prefix/bin");
+    }
+
     static List<String> on(String host, String... command) {
         return on(host, List.of(command));
     }

@@ -371,16 +371,9 @@ class ProxyTest {
     @Test
     void openSshGetsThrough() throws Exception {
         lab.profile("laptop", 666, Lab.SERVER);
-        var keys = Files.createDirectory(lab.work.resolve("ssh"));
-        lab.must("ssh-keygen", "-q", "-N", "", "-t", "ed25519", "-f", keys.resolve("host").toString());
-        lab.must("ssh-keygen", "-q", "-N", "", "-t", "ed25519", "-f", keys.resolve("user").toString());
-        lab.must("sh", "-c", "mkdir -p /run/sshd && chmod 700 " + keys);
-        lab.start(lab.work.resolve("sshd"), Lab.on("server", "/usr/sbin/sshd", "-D", "-e", "-h", keys.resolve("host").toString(),
-                "-o", "StrictModes=no", "-o", "PermitRootLogin=yes", "-o", "UsePAM=no",
-                "-o", "AuthorizedKeysFile=" + keys.resolve("user.pub"), "-o", "ListenAddress=" + Lab.SERVER));
-        Lab.await("sshd", () -> lab.mustOn("server", "ss", "-Hltn", "sport = :22").lines().count() == 1);
+        var key = lab.startSshd("server", Lab.SERVER, 22);
         startOnClient();
-        assertEquals("through\n", lab.mustOn("client", "ssh", "-i", keys.resolve("user").toString(), "-o", "BatchMode=yes",
+        assertEquals("through\n", lab.mustOn("client", "ssh", "-i", key.toString(), "-o", "BatchMode=yes",
                 "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
                 "-o", "ProxyCommand=nc -X 5 -x 127.0.0.1:" + PORT + " %h %p", "root@" + Lab.SERVER, "echo through"));
         assertEquals(1, lab.said("opened port 22"));

@@ -30,7 +30,7 @@ class ServiceTest {
 
     @Test
     void theUnitIsSoundAndRatedTwoAndAHalfOrBetter() throws Exception {
-        var unit = Files.readString(UNIT).replace("/usr/local/lib/knockknock/jdk", System.getProperty("java.home"));
+        var unit = Files.readString(UNIT).replace("/usr/local/bin/knockknock-daemon", "/usr/bin/true");
         var copy = Files.writeString(lab.work.resolve(UNIT.toString()), unit);
         var verify = lab.run(List.of("systemd-analyze", "verify", copy.toString()));
         assertEquals(new Lab.Result(0, "", ""), verify);
@@ -41,10 +41,27 @@ class ServiceTest {
     }
 
     @Test
-    void theUnitRunsTheDaemonWithTheScriptsOwnOptions() throws Exception {
-        var options = Files.readAllLines(Path.of("knockknock-daemon.java")).stream().filter(line -> line.startsWith("//RUNTIME_OPTIONS "))
-                .findFirst().orElseThrow().substring("//RUNTIME_OPTIONS ".length());
-        assertTrue(Files.readString(UNIT).contains("/jdk/bin/java " + options + " -jar "), options);
+    void theInstalledCommandsAreRootsOwnAndServeAnOrdinaryUserAndGoAway() throws Exception {
+        var bin = lab.install();
+        var prefix = bin.getParent().toString();
+        assertEquals("", lab.must("find", prefix, "!", "-user", "root", "-o", "!", "-type", "l", "-perm", "/022"));
+        assertTrue(Files.readString(UNIT).contains("\nExecStart=/usr/local/bin/knockknock-daemon\n"));
+        for (var command : List.of("knockknock", "knockknock-daemon", "knockknock-genprofile", "knockknock-proxy")) {
+            var help = lab.run(lab.asAlice(List.of(bin.resolve(command).toString(), "--help"))); // as herself, without sudo
+            assertEquals("", help.err());
+            assertTrue(help.out().startsWith("Usage: " + command + " "), help.out());
+            lab.must("env", "JAVA_TOOL_OPTIONS=-Xshare:on", bin.resolve(command).toString(), "--help"); // fails without the archive
+        }
+        lab.serve(22);
+        lab.start(lab.daemonOut, Lab.on("server", bin.resolve("knockknock-daemon").toString(), "--dir", lab.dir.toString(),
+                "--log", "/dev/kmsg"));
+        Lab.await("the daemon", () -> lab.said("ready:") == 1);
+        Files.writeString(Path.of("/etc/sudoers.d/alice"), "alice ALL=(root) NOPASSWD: " + bin.resolve("knockknock") + "\n");
+        assertEquals(new Lab.Result(0, "", ""), lab.run(lab.asAlice(List.of(bin.resolve("knockknock").toString(), "-p", "22", Lab.SERVER))));
+        Lab.await("the knock", () -> lab.said("opened port 22") == 1);
+        assertTrue(lab.connects(Lab.SERVER, 22), lab.said());
+        lab.must("env", "PREFIX=" + prefix, "./install.sh", "--remove");
+        assertEquals("", lab.must("find", prefix, "-type", "f"));
     }
 
     @Test
@@ -53,21 +70,12 @@ class ServiceTest {
         assertTrue(capabilities.find());
         var bounding = "-all,+" + capabilities.group(1).toLowerCase().replace("cap_", "").replace(" ", ",+");
         lab.serve(22);
-        lab.must("chmod", "711", lab.work.toString());
-        var exported = Files.createDirectory(lab.work.resolve("exported"));
-        lab.must(System.getenv("KNOCK_JBANG"), "export", "portable", "-O", exported.resolve("knockknock-daemon.jar").toString(),
-                "knockknock-daemon.java");
-        var script = lab.script("knockknock-daemon", "--dir", lab.dir.toString(), "--log", "/dev/kmsg");
-        int classPath = script.indexOf("-classpath");
-        var java = new ArrayList<>(script.subList(0, classPath));
-        java.addAll(List.of("-jar", exported.resolve("knockknock-daemon.jar").toString()));
-        java.addAll(script.subList(classPath + 3, script.size()));
+        var daemon = lab.install().resolve("knockknock-daemon").toString();
         // / read-only but for the profiles, /home and /root empty, no way to more privileges
         var command = new ArrayList<>(List.of("unshare", "--mount", "sh", "-c", "mount --bind / / && mount --bind \"$1\" \"$1\""
                 + " && mount -o remount,ro,bind / && mount -t tmpfs tmpfs /home && mount -t tmpfs tmpfs /root"
                 + " && mount -t tmpfs tmpfs /var/tmp && shift && exec \"$@\"", "sh", lab.dir.toString(),
-                "setpriv", "--no-new-privs", "--bounding-set=" + bounding, "--inh-caps=-all"));
-        command.addAll(java);
+                "setpriv", "--no-new-privs", "--bounding-set=" + bounding, "--inh-caps=-all", daemon, "--dir", lab.dir.toString(), "--log", "/dev/kmsg"));
         lab.start(lab.daemonOut, Lab.on("server", command));
         Lab.await(() -> "the daemon: " + lab.said(), () -> lab.said("ready:") == 1);
         assertFalse(lab.connects(Lab.SERVER, 22));

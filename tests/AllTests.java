@@ -31,8 +31,9 @@ import org.junit.platform.console.ConsoleLauncher;
 /** Runs the tests with JUnit's console launcher, or the benchmark; tests/run calls this, as root in its own namespaces. */
 final class AllTests {
     static void main(String[] args) throws Exception {
-        if (List.of(args).equals(List.of("bench"))) {
-            Bench.run();
+        var arguments = List.of(args);
+        if (!arguments.isEmpty() && arguments.getFirst().equals("bench")) {
+            Bench.run(arguments.subList(1, args.length));
         } else {
             ConsoleLauncher.main(args);
         }

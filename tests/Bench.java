@@ -16,6 +16,7 @@ import java.util.concurrent.Callable;
 import java.util.concurrent.Executors;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.regex.Pattern;
+import java.util.stream.Stream;
 
 /** Measures with real processes and prints a Markdown table, also to bench.md; sudo tests/bench runs it. */
 final class Bench {
@@ -33,8 +34,8 @@ final class Bench {
         return value >= 100 ? "%,.0f".formatted(value) : "%.2f".formatted(value);
     }
 
-    private static List<Double> repeat(int times, Callable<Double> measure) throws Exception {
-        var values = new ArrayList<Double>();
+    private static <T> List<T> repeat(int times, Callable<T> measure) throws Exception {
+        var values = new ArrayList<T>();
         for (int i = 0; i < times; i++) {
             values.add(measure.call());
         }
@@ -65,7 +66,10 @@ final class Bench {
             }
             Files.writeString(lab.kernLog, "");
             lab.must("chmod", "644", lab.kernLog.toString());
-            lab.startDaemon("--log", lab.kernLog.toString());
+            // a JDK of its own, so that this program shares no memory with what is measured
+            var jdk = lab.work.resolve("jdk");
+            lab.must("cp", "-r", System.getProperty("java.home"), jdk.toString());
+            lab.startDaemon(List.of(lab.install(jdk.toString()).resolve("knockknock-daemon").toString()), "--log", lab.kernLog.toString());
             var codec = Profile.load(laptop).codec();
             var counter = new AtomicInteger();
             Callable<String> knock = () -> line(KnockCodec.fields(codec.seal(22, counter.getAndIncrement()), KnockCodec.Carrier.COVER), 666);
@@ -87,6 +91,7 @@ final class Bench {
             if (profiles == 1) {
                 row("log line appended -> port open", "ms", latencies);
                 row("the same, 99th percentile", "ms", List.of(latencies.stream().sorted().toList().get(494)));
+                row("for comparison: iptables -w -S INPUT, once", "ms", repeat(50, () -> time(Lab.on("server", "iptables", "-w", "-S", "INPUT"))));
             }
             var random = new Random(1);
             for (var kind : List.of("noise", "forged")) {
@@ -111,20 +116,48 @@ final class Bench {
                 Files.writeString(lab.kernLog, "");
             }
             if (profiles == 1) {
-                var processes = new ArrayList<>(List.of(lab.daemon().toHandle()));
-                lab.daemon().descendants().forEach(processes::add);
-                Thread.sleep(5000);
-                long before = switches(processes);
-                Thread.sleep(10_000);
-                row("idle daemon, root half and tail: wake-ups", "/s", List.of((switches(processes) - before) / 10.0));
-                double kilobytes = 0;
-                for (var process : processes) {
-                    var pss = Pattern.compile("(?m)^Pss: +(\\d+)").matcher(Files.readString(Path.of("/proc/" + process.pid() + "/smaps_rollup")));
-                    kilobytes += pss.find() ? Double.parseDouble(pss.group(1)) : 0;
-                }
-                row("memory of all three after this load", "MB PSS", List.of(kilobytes / 1024));
+                row("for comparison: tail and grep -c on the noise", "lines/s", repeat(5, () -> 1_000_000 / time(List.of("sh", "-c",
+                        "tail -c +1 " + lab.work.resolve("noise") + " | grep -c 'DPT=80 '")) * 1000));
+                idle("daemon, root half and tail", lab.daemon());
+                lab.stopDaemon();
+                Files.writeString(lab.work.resolve("Empty.java"), "void main() throws Exception { Thread.sleep(60_000); }");
+                lab.must(jdk + "/bin/javac", "-d", lab.work.toString(), lab.work.resolve("Empty.java").toString());
+                var empty = lab.start(lab.work.resolve("empty"), List.of(jdk + "/bin/java", "-XX:+UseSerialGC", "-cp", lab.work.toString(), "Empty"));
+                idle("for comparison: an empty JVM", empty);
             }
         }
+    }
+
+    private static double time(List<String> command) throws Exception {
+        long start = System.nanoTime();
+        int exit = new ProcessBuilder(command).redirectOutput(ProcessBuilder.Redirect.DISCARD).start().waitFor();
+        if (exit != 0) {
+            throw new AssertionError(command);
+        }
+        return seconds(start) * 1000;
+    }
+
+    /** What a process and its children cost while nothing happens. */
+    private void idle(String what, Process process) throws Exception {
+        var processes = tree(process);
+        Thread.sleep(5000);
+        long before = switches(processes);
+        Thread.sleep(20_000);
+        row(what + ", idle: wake-ups", "/s", List.of((switches(processes) - before) / 20.0));
+        row(what + ": memory", "MB PSS", List.of(memory(processes)));
+    }
+
+    private static List<ProcessHandle> tree(Process process) {
+        return Stream.concat(Stream.of(process.toHandle()), process.descendants()).toList();
+    }
+
+    private static double memory(List<ProcessHandle> processes) throws IOException {
+        double kilobytes = 0;
+        for (var process : processes) {
+            var pss = Pattern.compile("(?m)^Pss: +(\\d+)").matcher(Files.readString(Path.of("/proc/" + process.pid() + "/smaps_rollup")));
+            kilobytes += pss.find() ? Double.parseDouble(pss.group(1)) : 0;
+        }
+        return kilobytes / 1024;
     }
 
     private static long switches(List<ProcessHandle> processes) throws IOException {
@@ -145,21 +178,26 @@ final class Bench {
             lab.profile("laptop", 666, Lab.SERVER);
             lab.serve(22);
             lab.startDaemon("--log", "/dev/kmsg");
-            row("knock command, start to exit, java -cp", "ms", repeat(15, () -> {
-                long start = System.nanoTime();
-                lab.must(lab.knockCommand("-p", "22", Lab.SERVER));
-                return seconds(start) * 1000;
-            }));
-            row("the same through jbang", "ms", repeat(7, () -> {
-                long start = System.nanoTime();
-                lab.mustOn("client", System.getenv("KNOCK_JBANG"), "-Duser.home=" + lab.home, "knockknock.java", "-p", "22", Lab.SERVER);
-                return seconds(start) * 1000;
-            }));
+            var installed = lab.install().resolve("knockknock").toString();
+            Files.writeString(Path.of("/etc/sudoers.d/alice"), "alice ALL=(root) NOPASSWD: " + installed + "\n");
+            var knock = lab.asAlice(List.of(installed, "-p", "22", Lab.SERVER));
+            var connect = lab.asAlice(List.of("sh", "-c", installed + " -p 22 " + Lab.SERVER + " && nc -z -w 3 " + Lab.SERVER + " 22"));
+            row("knock command installed, start to exit, with sudo", "ms", repeat(25, () -> time(knock)));
+            row("the same until a connection is accepted", "ms", repeat(25, () -> time(connect)));
+            row("knock command without jbang and not installed", "ms", repeat(15, () -> time(List.of(lab.knockCommand("-p", "22", Lab.SERVER)))));
+            row("knock command through jbang", "ms", repeat(7, () -> time(Lab.on("client", System.getenv("KNOCK_JBANG"),
+                    "-Duser.home=" + lab.home, "knockknock.java", "-p", "22", Lab.SERVER))));
+            var empty = Files.writeString(lab.work.resolve("Empty.java"), "///usr/bin/env jbang\nvoid main() {}");
+            row("for comparison: an empty script through jbang", "ms", repeat(7, () -> time(List.of(System.getenv("KNOCK_JBANG"), empty.toString()))));
+            lab.must(System.getProperty("java.home") + "/bin/javac", "-d", lab.work.toString(), empty.toString());
+            row("for comparison: an empty JVM", "ms", repeat(15, () -> time(List.of(System.getProperty("java.home") + "/bin/java",
+                    "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", lab.work.toString(), "Empty"))));
+            row("for comparison: hping3, one SYN", "ms", repeat(15, () -> time(Lab.on("client", "sh", "-c", "hping3 -q -S -c 1 -p 666 "
+                    + Lab.SERVER + " 2> /dev/null || [ $? = 1 ]")))); // 1: no answer
             Thread.sleep(3500);
             int connected = 0;
             for (int i = 0; i < 200; i++) {
-                lab.must(lab.knockCommand("-p", "22", Lab.SERVER));
-                connected += lab.run(Lab.on("client", "nc", "-z", "-w", "3", Lab.SERVER, "22")).exit() == 0 ? 1 : 0;
+                connected += lab.run(connect).exit() == 0 ? 1 : 0;
             }
             row("knock, then connect at once: connected", "of 200", List.of((double) connected));
         }
@@ -174,8 +212,11 @@ final class Bench {
                     threads.submit(() -> exchange(socket));
                 }
             });
-            lab.start(lab.work.resolve("proxy"), lab.script("knockknock-proxy", "12001"));
-            lab.start(lab.work.resolve("microsocks"), List.of("microsocks", "-i", "127.0.0.1", "-p", "12002"));
+            var jdk = lab.work.resolve("jdk"); // its own, so that this program shares no memory with the proxy
+            lab.must("cp", "-r", System.getProperty("java.home"), jdk.toString());
+            lab.must("chmod", "711", lab.work.toString());
+            var script = lab.script("knockknock-proxy", "12001");
+            script.set(0, jdk + "/bin/java");
             var danted = Files.writeString(lab.work.resolve("danted.conf"), """
                     internal: 127.0.0.1 port = 12003
                     external: 127.0.0.1
@@ -186,10 +227,14 @@ final class Bench {
                     client pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }
                     socks pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }
                     """);
-            lab.start(lab.work.resolve("danted"), List.of("danted", "-f", danted.toString()));
-            for (var proxy : List.of("none 0", "knockknock-proxy 12001", "microsocks 12002", "danted 12003")) {
-                var name = proxy.split(" ")[0];
-                int port = Integer.parseInt(proxy.split(" ")[1]);
+            var key = lab.startSshd(List.of("env"), "127.0.0.1", 12022);
+            var commands = List.of(List.<String>of(), script, List.of("microsocks", "-i", "127.0.0.1", "-p", "12002"),
+                    List.of("danted", "-f", danted.toString()), List.of("ssh", "-N", "-D", "127.0.0.1:12004", "-p", "12022", "-i", key.toString(),
+                    "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "root@127.0.0.1"));
+            for (int i = 0; i < commands.size(); i++) {
+                var name = List.of("nothing", "knockknock-proxy", "microsocks", "danted", "ssh -D").get(i);
+                int port = i == 0 ? 0 : 12000 + i;
+                var process = port == 0 ? null : lab.start(lab.work.resolve("proxy-" + i), commands.get(i));
                 Callable<Socket> connect = () -> {
                     var socket = port == 0 ? new Socket() : new Socket(new Proxy(Proxy.Type.SOCKS, new InetSocketAddress("127.0.0.1", port)));
                     socket.connect(server.getLocalSocketAddress());
@@ -202,6 +247,16 @@ final class Bench {
                         return false;
                     }
                 });
+                if (port != 0) {
+                    Thread.sleep(3000);
+                    row("proxy " + name + ": memory, idle", "MB PSS", List.of(memory(tree(process))));
+                    var idle = repeat(500, connect);
+                    Thread.sleep(3000);
+                    row("proxy " + name + ": memory, 500 idle connections", "MB PSS", List.of(memory(tree(process))));
+                    for (var socket : idle) {
+                        socket.close();
+                    }
+                }
                 row("proxy " + name + ": download of 1 GiB", "MB/s", repeat(5, () -> transfer(connect.call(), 'd')));
                 row("proxy " + name + ": upload of 1 GiB", "MB/s", repeat(5, () -> transfer(connect.call(), 'u')));
                 for (int parallel : new int[] {1, 16}) {
@@ -270,12 +325,19 @@ final class Bench {
         return each * parallel / seconds(start);
     }
 
-    static void run() throws Exception {
+    /** Runs what is named, or all of it. */
+    static void run(List<String> parts) throws Exception {
         var bench = new Bench();
-        bench.server(1);
-        bench.server(1000);
-        bench.client();
-        bench.proxies();
+        if (parts.isEmpty() || parts.contains("server")) {
+            bench.server(1);
+            bench.server(1000);
+        }
+        if (parts.isEmpty() || parts.contains("client")) {
+            bench.client();
+        }
+        if (parts.isEmpty() || parts.contains("proxies")) {
+            bench.proxies();
+        }
         Files.writeString(Path.of("bench.md"), bench.table);
     }
 }

@@ -97,10 +97,16 @@ final class Lab implements AutoCloseable {
 
     /** Starts the daemon on the server and waits until it is ready. */
     void startDaemon(String... arguments) throws Exception {
+        startDaemon(script("knockknock-daemon"), arguments);
+    }
+
+    /** The same with a command that is not the checkout's. */
+    void startDaemon(List<String> command, String... arguments) throws Exception {
         Files.deleteIfExists(daemonOut);
-        var all = new ArrayList<>(List.of("--dir", dir.toString()));
+        var all = new ArrayList<>(command);
+        all.addAll(List.of("--dir", dir.toString()));
         all.addAll(List.of(arguments));
-        daemon = start(daemonOut, on("server", script("knockknock-daemon", all.toArray(String[]::new))));
+        daemon = start(daemonOut, on("server", all));
         await("the daemon to be ready", () -> {
             if (!daemon.isAlive()) {
                 throw new AssertionError("the daemon ended: " + said());
@@ -176,23 +182,31 @@ final class Lab implements AutoCloseable {
         return all;
     }
 
-    /** An sshd that lets root in with the key whose file is returned. */
-    Path startSshd(String host, String address, int port) throws Exception {
+    /** An sshd for root, who gets in with the key whose file is returned; {@code where} is what begins a command there. */
+    Path startSshd(List<String> where, String address, int port) throws Exception {
         var keys = Files.createDirectory(work.resolve("ssh"));
         for (var key : List.of("host", "user")) {
             must("ssh-keygen", "-q", "-N", "", "-t", "ed25519", "-f", keys.resolve(key).toString());
         }
         must("sh", "-c", "mkdir -p /run/sshd && chmod 700 " + keys);
-        start(work.resolve("sshd"), on(host, "/usr/sbin/sshd", "-D", "-e", "-h", keys.resolve("host").toString(),
+        var sshd = new ArrayList<>(where);
+        sshd.addAll(List.of("/usr/sbin/sshd", "-D", "-e", "-h", keys.resolve("host").toString(),
                 "-o", "StrictModes=no", "-o", "PermitRootLogin=yes", "-o", "UsePAM=no", "-o", "Port=" + port,
                 "-o", "AuthorizedKeysFile=" + keys.resolve("user.pub"), "-o", "ListenAddress=" + address));
-        await("sshd", () -> mustOn(host, "ss", "-Hltn", "sport = :" + port).lines().count() == 1);
+        start(work.resolve("sshd"), sshd);
+        var listening = new ArrayList<>(where);
+        listening.addAll(List.of("ss", "-Hltn", "sport = :" + port));
+        await("sshd", () -> must(listening).lines().count() == 1);
         return keys.resolve("user");
     }
 
     /** Installs the commands with the real script; returns the directory that they are in. */
     Path install() throws Exception {
-        must("env", "PREFIX=" + work.resolve("prefix"), "JAVA_HOME=" + System.getProperty("java.home"),
+        return install(System.getProperty("java.home"));
+    }
+
+    Path install(String jdk) throws Exception {
+        must("env", "PREFIX=" + work.resolve("prefix"), "JAVA_HOME=" + jdk,
                 "PATH=" + Path.of(System.getenv("KNOCK_JBANG")).getParent() + ":" + System.getenv("PATH"), "./install.sh");
         must("chmod", "711", work.toString());
         return work.resolve("prefix/bin");

@@ -371,7 +371,7 @@ class ProxyTest {
     @Test
     void openSshGetsThrough() throws Exception {
         lab.profile("laptop", 666, Lab.SERVER);
-        var key = lab.startSshd("server", Lab.SERVER, 22);
+        var key = lab.startSshd(Lab.on("server"), Lab.SERVER, 22);
         startOnClient();
         assertEquals("through\n", lab.mustOn("client", "ssh", "-i", key.toString(), "-o", "BatchMode=yes",
                 "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",

@@ -53,13 +53,14 @@ class ServiceTest {
             lab.must("env", "JAVA_TOOL_OPTIONS=-Xshare:on", bin.resolve(command).toString(), "--help"); // fails without the archive
         }
         lab.serve(22);
-        lab.start(lab.daemonOut, Lab.on("server", bin.resolve("knockknock-daemon").toString(), "--dir", lab.dir.toString(),
-                "--log", "/dev/kmsg"));
-        Lab.await("the daemon", () -> lab.said("ready:") == 1);
+        lab.startDaemon(List.of(bin.resolve("knockknock-daemon").toString()), "--log", "/dev/kmsg");
         Files.writeString(Path.of("/etc/sudoers.d/alice"), "alice ALL=(root) NOPASSWD: " + bin.resolve("knockknock") + "\n");
         assertEquals(new Lab.Result(0, "", ""), lab.run(lab.asAlice(List.of(bin.resolve("knockknock").toString(), "-p", "22", Lab.SERVER))));
         Lab.await("the knock", () -> lab.said("opened port 22") == 1);
         assertTrue(lab.connects(Lab.SERVER, 22), lab.said());
+        lab.must("sh", "-c", "cd " + lab.work + " && prefix/lib/knockknock/jdk/bin/java -cp prefix/lib/knockknock/knockknock.jar picocli.AutoComplete -n knockknock Knockknock");
+        assertEquals("--classic\n", lab.must("bash", "-c", ". " + lab.work.resolve("knockknock_completion")
+                + "; COMP_WORDS=(knockknock --c) COMP_CWORD=1; compopt() { :; }; _complete_knockknock; echo ${COMPREPLY[@]}"));
         lab.must("env", "PREFIX=" + prefix, "./install.sh", "--remove");
         assertEquals("", lab.must("find", prefix, "-type", "f"));
     }

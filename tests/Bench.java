@@ -214,7 +214,6 @@ final class Bench {
             });
             var jdk = lab.work.resolve("jdk"); // its own, so that this program shares no memory with the proxy
             lab.must("cp", "-r", System.getProperty("java.home"), jdk.toString());
-            lab.must("chmod", "711", lab.work.toString());
             var script = lab.script("knockknock-proxy", "12001");
             script.set(0, jdk + "/bin/java");
             var danted = Files.writeString(lab.work.resolve("danted.conf"), """

@@ -208,7 +208,6 @@ final class Lab implements AutoCloseable {
     Path install(String jdk) throws Exception {
         must("env", "PREFIX=" + work.resolve("prefix"), "JAVA_HOME=" + jdk,
                 "PATH=" + Path.of(System.getenv("KNOCK_JBANG")).getParent() + ":" + System.getenv("PATH"), "./install.sh");
-        must("chmod", "711", work.toString());
         return work.resolve("prefix/bin");
     }
 

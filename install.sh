@@ -67,7 +67,9 @@ for command in $commands; do
         env -u SUDO_USER "$jdk/bin/java" $options -Duser.home="$build" -XX:DumpLoadedClassList="$build/$command.list" \
         -jar "$lib/$command.jar" $(arguments $command)
     [ $command != knockknock-genprofile ] || as_root mv "$build/server/profiles/127.0.0.1" "$build/.knockknock/"
-    as_root "$jdk/bin/java" $options -Xlog:disable -Xshare:dump -XX:SharedClassListFile="$build/$command.list" \
+    # picocli's classes, being of Java 5, can be in an archive only if nothing else in it has linked them
+    grep -vE '^@(cp|lambda-proxy) .*(picocli|Cli|Knockknock)' "$build/$command.list" > "$build/list"
+    as_root "$jdk/bin/java" $options -Xlog:disable -Xshare:dump -XX:SharedClassListFile="$build/list" \
         -XX:SharedArchiveFile="$lib/$command.jsa" -cp "$lib/$command.jar"
 done
 echo "installed in $prefix/bin: $commands"

@@ -9,7 +9,7 @@
 //SOURCES lib/Profile.java
 //SOURCES lib/ServerCheck.java
 //SOURCES lib/Sys.java
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmx24m -Xmn4m -XX:-UsePerfData -XX:+DisableAttachMechanism -XX:+UnlockDiagnosticVMOptions -XX:AsyncDeflationInterval=0 -Djdk.lang.Process.launchMechanism=FORK
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmx24m -Xmn2m -XX:-UsePerfData -XX:+DisableAttachMechanism -XX:+UnlockDiagnosticVMOptions -XX:AsyncDeflationInterval=0 -Djdk.lang.Process.launchMechanism=FORK
 
 import java.io.BufferedReader;
 import java.io.File;

@@ -85,7 +85,7 @@ final class ServerCheck {
             boolean denies = input.text.lines().anyMatch(rule -> rule.equals("-P INPUT DROP")
                     || rule.matches("-A INPUT -j (DROP|REJECT).*"));
             tell(denies, tool + " denies what is not allowed", tool + " lets everything in, so there is nothing to open:"
-                    + " deny in INPUT, for example with minimal-firewall.sh");
+                    + " deny in INPUT, for example with minimal-firewall.sh (what nft or firewalld drop by themselves stays dropped)");
         }
     }
 

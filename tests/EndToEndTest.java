@@ -241,6 +241,38 @@ class EndToEndTest {
         assertEquals("root", lab.must("stat", "-c", "%U", lab.dir.resolve("profiles/tablet/mac.key").toString()).strip());
     }
 
+    /** Takes all rules of the lab away. */
+    private void openFirewall() throws Exception {
+        lab.mustOn("server", "sh", "-c", "for t in iptables ip6tables; do $t -P INPUT ACCEPT && $t -F INPUT; done");
+    }
+
+    @Test
+    void itWorksOnTopOfUfw() throws Exception {
+        openFirewall();
+        lab.mustOn("server", "sh", "-c", "ufw default deny incoming && ufw --force enable");
+        lab.serve(22);
+        lab.startDaemon("--log", "/dev/kmsg");
+        for (var again : List.of("true", "ufw reload", "ufw disable && ufw --force enable")) {
+            lab.mustOn("server", "sh", "-c", again);
+            assertFalse(lab.connects(Lab.SERVER, 22));
+            lab.knock(22, Lab.SERVER);
+            assertTrue(lab.connects(Lab.SERVER, 22), again);
+        }
+    }
+
+    @Test
+    void whatATableOfNftsOwnDropsStaysDroppedAndTheCheckSaysSo() throws Exception {
+        openFirewall();
+        lab.mustOn("server", "nft", "table inet own { chain input { type filter hook input priority 10; policy drop; }; }");
+        lab.serve(22);
+        lab.startDaemon("--log", "/dev/kmsg");
+        lab.knock(22, Lab.SERVER);
+        assertEquals(1, lab.said("opened port 22"));
+        assertFalse(lab.connects(Lab.SERVER, 22));
+        var check = lab.run(Lab.on("server", lab.script("knockknock-daemon", "--dir", lab.dir.toString(), "--log", "/dev/kmsg", "--check")));
+        assertTrue(check.out().contains("what nft or firewalld drop by themselves stays dropped"), check.toString());
+    }
+
     @Test
     void everyScriptRunsFromACheckoutAndByAliasOverHttp() throws Exception {
         var jbang = System.getenv("KNOCK_JBANG");

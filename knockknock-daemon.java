@@ -151,7 +151,7 @@ final class KnockknockDaemon implements Callable<Integer> {
         }
     }
 
-    /** Starts KnockknockFirewall from this program's own jar, with an empty environment, and waits until its chain is there. */
+    /** Starts KnockknockFirewall from this program's own jar, with no environment but PATH, and waits until its chain is there. */
     private void startRootHalf() throws IOException {
         boolean any = doors.values().stream().anyMatch(door -> door.profile.config().openPorts().isEmpty());
         var openPorts = doors.values().stream().flatMap(door -> door.profile.config().openPorts().stream()).distinct();

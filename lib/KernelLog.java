@@ -61,7 +61,7 @@ final class KernelLog implements AutoCloseable {
             int from = 0;
             for (int to = length; to < length + count; to++) {
                 if (text[to] == '\n') {
-                    if (!tooLong) {
+                    if (!tooLong && to - from <= LONGEST_LINE) {
                         lines.take(text, from, to);
                     }
                     tooLong = false;

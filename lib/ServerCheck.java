@@ -2,7 +2,9 @@ import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.DirectoryIteratorException;
 import java.nio.file.Files;
+import java.nio.file.LinkOption;
 import java.nio.file.Path;
+import java.nio.file.attribute.PosixFilePermission;
 import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
@@ -59,18 +61,20 @@ final class ServerCheck {
         boolean open = false;
         try (var processes = Files.newDirectoryStream(Path.of("/proc"), "[0-9]*")) {
             for (var process : processes) {
-                open |= hasOpen(process, log.toRealPath());
+                open |= writesTo(process, log.toRealPath());
             }
         }
-        tell(open, "log " + log + ": a program has it open", "no program writes to " + log
+        tell(open, "log " + log + ": a program writes to it", "no program writes to " + log
                 + ": start rsyslog, or set log = /dev/kmsg in the config");
     }
 
-    private static boolean hasOpen(Path process, Path file) throws IOException {
+    private static boolean writesTo(Path process, Path file) throws IOException {
         var found = new HashSet<Path>();
         try (var descriptors = Files.newDirectoryStream(process.resolve("fd"))) {
             for (var descriptor : descriptors) {
-                found.add(Files.readSymbolicLink(descriptor));
+                if (Files.getPosixFilePermissions(descriptor, LinkOption.NOFOLLOW_LINKS).contains(PosixFilePermission.OWNER_WRITE)) {
+                    found.add(Files.readSymbolicLink(descriptor)); // open for writing: proc_pid_fd(5)
+                }
             }
         } catch (IOException | DirectoryIteratorException e) {
             return false; // the process has just ended

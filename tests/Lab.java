@@ -172,7 +172,7 @@ final class Lab implements AutoCloseable {
 
     /** A command for the client as the user alice, whose home is the lab's. */
     List<String> asAlice(List<String> command) throws Exception {
-        if (run(List.of("getent", "passwd", "alice")).exit != 0) {
+        if (run(List.of("getent", "passwd", "alice")).exit != 0) { // gone when the lab is closed
             must("useradd", "--no-create-home", "--home-dir", home.toString(), "alice");
         }
         must("chown", "-R", "alice", home.toString());
@@ -284,6 +284,7 @@ final class Lab implements AutoCloseable {
         for (var host : List.of("server", "client")) {
             run(List.of("ip", "netns", "del", host));
         }
+        run(List.of("sh", "-c", "userdel alice; rm -f /etc/sudoers.d/alice"));
         try (var files = Files.walk(work)) {
             files.sorted(Comparator.reverseOrder()).forEach(file -> {
                 try {

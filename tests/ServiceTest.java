@@ -6,7 +6,10 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Set;
+import java.util.TreeSet;
 import java.util.regex.Pattern;
+import java.util.stream.Collectors;
 
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
@@ -67,22 +70,62 @@ class ServiceTest {
 
     @Test
     void aWholeKnockWorksUnderTheUnitsRestrictions() throws Exception {
-        var capabilities = Pattern.compile("(?m)^CapabilityBoundingSet=(.*)$").matcher(Files.readString(UNIT));
-        assertTrue(capabilities.find());
-        var bounding = "-all,+" + capabilities.group(1).toLowerCase().replace("cap_", "").replace(" ", ",+");
+        var bounding = "-all,+" + setting("CapabilityBoundingSet").getFirst().toLowerCase().replace("cap_", "").replace(" ", ",+");
         lab.serve(22);
         var daemon = lab.install().resolve("knockknock-daemon").toString();
+        var trace = Files.createDirectory(lab.work.resolve("trace")).resolve("calls");
         // / read-only but for the profiles, /home and /root empty, no way to more privileges
         var command = new ArrayList<>(List.of("unshare", "--mount", "sh", "-c", "mount --bind / / && mount --bind \"$1\" \"$1\""
-                + " && mount -o remount,ro,bind / && mount -t tmpfs tmpfs /home && mount -t tmpfs tmpfs /root"
-                + " && mount -t tmpfs tmpfs /var/tmp && shift && exec \"$@\"", "sh", lab.dir.toString(),
-                "setpriv", "--no-new-privs", "--bounding-set=" + bounding, "--inh-caps=-all", daemon, "--dir", lab.dir.toString(), "--log", "/dev/kmsg"));
+                + " && mount --bind \"$2\" \"$2\" && mount -o remount,ro,bind / && mount -t tmpfs tmpfs /home && mount -t tmpfs tmpfs /root"
+                + " && mount -t tmpfs tmpfs /var/tmp && shift 2 && exec \"$@\"", "sh", lab.dir.toString(), trace.getParent().toString(),
+                "setpriv", "--no-new-privs", "--bounding-set=" + bounding, "--inh-caps=-all",
+                "strace", "-f", "-qq", "-o", trace.toString(), daemon, "--dir", lab.dir.toString(), "--log", "/dev/kmsg"));
         lab.start(lab.daemonOut, Lab.on("server", command));
         Lab.await(() -> "the daemon: " + lab.said(), () -> lab.said("ready:") == 1);
         assertFalse(lab.connects(Lab.SERVER, 22));
         lab.knock(22, Lab.SERVER);
         assertTrue(lab.connects(Lab.SERVER, 22), lab.said());
         assertFalse(lab.connects(Lab.SERVER, 22));
+
+        // what its filters would have said
+        var allowed = new TreeSet<String>();
+        for (var filter : setting("SystemCallFilter")) {
+            for (var name : filter.replaceFirst("^~", "").split(" ")) {
+                if (filter.startsWith("~")) {
+                    allowed.removeAll(expand(name));
+                } else {
+                    allowed.addAll(expand(name));
+                }
+            }
+        }
+        var calls = Files.readString(trace);
+        var used = Pattern.compile("(?m)^\\d+ +(?:<\\.\\.\\. )?([a-z_0-9]+)").matcher(calls).results().map(call -> call.group(1))
+                .collect(Collectors.toCollection(TreeSet::new));
+        assertTrue(used.containsAll(Set.of("execve", "pipe2", "setuid", "fdatasync", "sendmsg")), used.toString());
+        used.removeAll(allowed);
+        assertEquals(Set.of(), used);
+        var families = Set.of(setting("RestrictAddressFamilies").getFirst().split(" "));
+        var opened = Pattern.compile("socket\\((AF_[A-Z0-9]+)").matcher(calls).results().map(call -> call.group(1)).collect(Collectors.toSet());
+        opened.removeAll(families);
+        assertEquals(Set.of(), opened);
+    }
+
+    private static List<String> setting(String key) throws Exception {
+        return Files.readAllLines(UNIT).stream().filter(line -> line.startsWith(key + "=")).map(line -> line.substring(key.length() + 1)).toList();
+    }
+
+    /** The system calls in a set of systemd's. */
+    private Set<String> expand(String name) throws Exception {
+        if (!name.startsWith("@")) {
+            return Set.of(name);
+        }
+        var calls = new TreeSet<String>();
+        for (var line : lab.must("systemd-analyze", "syscall-filter", name).lines().skip(1).map(String::strip).toList()) {
+            if (!line.isEmpty() && !line.startsWith("#")) {
+                calls.addAll(expand(line));
+            }
+        }
+        return calls;
     }
 
     private Lab.Result check(String... arguments) throws Exception {
@@ -99,6 +142,8 @@ class ServiceTest {
         assertFalse(result.out().contains("problem"), result.out());
         assertTrue(result.out().contains("ok       profile laptop: knock port 666, next counter 0, opens any port\n"), result.out());
         assertEquals(rules, lab.mustOn("server", "iptables-save", "-t", "filter").replaceAll("(?m)^#.*\n", ""));
+        lab.startRsyslog();
+        assertTrue(check("--log", lab.kernLog.toString()).out().contains("ok       log " + lab.kernLog + ": a program writes to it\n"));
     }
 
     @Test

@@ -276,10 +276,14 @@ class EndToEndTest {
     @Test
     void everyScriptRunsFromACheckoutAndByAliasOverHttp() throws Exception {
         var jbang = System.getenv("KNOCK_JBANG");
-        lab.start(lab.work.resolve("http.out"), List.of("python3", "-m", "http.server", "--bind", "127.0.0.1", "8642"));
-        Lab.await("the http server", () -> lab.run(List.of("curl", "-sf", "http://127.0.0.1:8642/jbang-catalog.json")).exit() == 0);
+        // under a name that is new each time, as JBang keeps what it has fetched
+        var www = Files.createDirectory(lab.work.resolve("www"));
+        Files.createSymbolicLink(www.resolve(lab.work.getFileName()), Path.of("").toAbsolutePath());
+        var address = "http://127.0.0.1:8642/" + lab.work.getFileName() + "/";
+        lab.start(lab.work.resolve("http.out"), List.of("python3", "-m", "http.server", "--bind", "127.0.0.1", "--directory", www.toString(), "8642"));
+        Lab.await("the http server", () -> lab.run(List.of("curl", "-sf", address + "jbang-catalog.json")).exit() == 0);
         lab.must(jbang, "trust", "add", "http://127.0.0.1:8642/");
-        lab.must(jbang, "catalog", "add", "-g", "--force", "--name", "org", "http://127.0.0.1:8642/jbang-catalog.json");
+        lab.must(jbang, "catalog", "add", "-g", "--force", "--name", "org", address + "jbang-catalog.json");
         for (var script : List.of("knockknock", "knockknock-daemon", "knockknock-genprofile", "knockknock-proxy")) {
             for (var command : List.of(List.of(jbang, script + "@org", "--help"), List.of(jbang, script + ".java", "--help"),
                     List.of("env", "PATH=" + Path.of(jbang).getParent() + ":" + System.getenv("PATH"), "./" + script + ".java", "--help"))) {

@@ -15,6 +15,7 @@ bouncycastle=12d2d3dd82a9ec15e92ec7c7943ee64f6097c6dc12c07e984f1693b77565b9aa # 
 
 fail() { echo "knockknock: $*" >&2; exit 1; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -- "$@"; fi; }
+options() { sed -n 's,^//RUNTIME_OPTIONS ,,p' "$1.java"; } # of a command's JVM
 arguments() { # of a command's run for its archive: what it loads before it has to do with another host
     case $1 in
     knockknock-genprofile) echo --dir "$build/server" 127.0.0.1 1 ;;
@@ -62,7 +63,7 @@ case "\$(id -u) \${1-}" in
 0\\ * | *\\ -h | *\\ --help | *\\ -V | *\\ --version) ;;
 *) exec /usr/bin/sudo -- $prefix/bin/$command "\$@" ;; # one start of a JVM instead of two
 esac
-exec $lib/jdk/bin/java $(sed -n 's,^//RUNTIME_OPTIONS ,,p' $command.java) -Xlog:disable -Xlog:all=error:stderr \\
+exec $lib/jdk/bin/java $(options $command) -Xlog:disable -Xlog:all=error:stderr \\
     -XX:SharedArchiveFile=$lib/$command.jsa -jar $lib/$command.jar "\$@"
 END
 done
@@ -71,15 +72,14 @@ as_root rm -rf "$lib"
 as_root cp -r "$build/knockknock" "$prefix/lib/"
 as_root ln -s "$jdk" "$lib/jdk"
 for command in $commands; do
-    options=$(sed -n 's,^//RUNTIME_OPTIONS ,,p' $command.java)
     # a --check may well find a problem here
     as_root unshare --net sh -c 'ip link set lo up && { "$@" > /dev/null || true; }' sh \
-        env -u SUDO_USER "$jdk/bin/java" $options -Duser.home="$build" -XX:DumpLoadedClassList="$build/$command.list" \
+        env -u SUDO_USER "$jdk/bin/java" $(options $command) -Duser.home="$build" -XX:DumpLoadedClassList="$build/$command.list" \
         -jar "$lib/$command.jar" $(arguments $command)
     [ $command != knockknock-genprofile ] || as_root mv "$build/server/profiles/127.0.0.1" "$build/.knockknock/"
     # picocli's classes, being of Java 5, can be in an archive only if nothing else in it has linked them
     grep -vE '^@(cp|lambda-proxy) .*(picocli|Cli|Knockknock)' "$build/$command.list" > "$build/list"
-    as_root "$jdk/bin/java" $options -Xlog:disable -Xshare:dump -XX:SharedClassListFile="$build/list" \
+    as_root "$jdk/bin/java" $(options $command) -Xlog:disable -Xshare:dump -XX:SharedClassListFile="$build/list" \
         -XX:SharedArchiveFile="$lib/$command.jsa" -cp "$lib/$command.jar"
 done
 as_root install -m 755 "$build"/bin/* "$prefix/bin/"

@@ -25,8 +25,8 @@ import picocli.CommandLine.Parameters;
 
 /**
  * The client: sends one SYN that asks a server to let one connection in. Reads ~/.knockknock/HOST/, stores the next counter
- * there, and writes one packet to a raw socket. Root is for opening that socket, and for
- * root's own profile if root runs it; it is gone before a name is looked up.
+ * there, and writes one packet to a raw socket. Root is for opening that socket, and for root's own profile if root runs
+ * it; it is gone before a name is looked up.
  */
 @Command(name = "knockknock", mixinStandardHelpOptions = true, versionProvider = Cli.Version.class, sortOptions = false,
         description = "Ask a server to open a port for one connection from here, with one packet.%n",

@@ -6,7 +6,6 @@ import java.nio.file.LinkOption;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermission;
 import java.util.HashMap;
-import java.util.HashSet;
 import java.util.List;
 
 /** knockknock-daemon --check: looks at all that a server needs, changes nothing, and says what is wrong and what to do. */
@@ -58,28 +57,30 @@ final class ServerCheck {
             tell(Files.isReadable(log), "log " + log, "cannot read " + log + ": is this a container?");
             return;
         }
-        boolean open = false;
+        boolean written = false;
+        var file = log.toRealPath();
         try (var processes = Files.newDirectoryStream(Path.of("/proc"), "[0-9]*")) {
-            for (var process : processes) {
-                open |= writesTo(process, log.toRealPath());
+            for (var process = processes.iterator(); !written && process.hasNext(); ) {
+                written = writesTo(process.next(), file);
             }
         }
-        tell(open, "log " + log + ": a program writes to it", "no program writes to " + log
+        tell(written, "log " + log + ": a program writes to it", "no program writes to " + log
                 + ": start rsyslog, or set log = /dev/kmsg in the config");
     }
 
-    private static boolean writesTo(Path process, Path file) throws IOException {
-        var found = new HashSet<Path>();
+    /** Whether a process has {@code file} open for writing, which the mode of its link in fd tells (proc_pid_fd(5)). */
+    private static boolean writesTo(Path process, Path file) {
         try (var descriptors = Files.newDirectoryStream(process.resolve("fd"))) {
             for (var descriptor : descriptors) {
-                if (Files.getPosixFilePermissions(descriptor, LinkOption.NOFOLLOW_LINKS).contains(PosixFilePermission.OWNER_WRITE)) {
-                    found.add(Files.readSymbolicLink(descriptor)); // open for writing: proc_pid_fd(5)
+                if (Files.readSymbolicLink(descriptor).equals(file) && Files.getPosixFilePermissions(descriptor, LinkOption.NOFOLLOW_LINKS)
+                        .contains(PosixFilePermission.OWNER_WRITE)) {
+                    return true;
                 }
             }
+            return false;
         } catch (IOException | DirectoryIteratorException e) {
             return false; // the process has just ended
         }
-        return found.contains(file);
     }
 
     private void checkFirewall(String tool) throws IOException, InterruptedException {

@@ -8,12 +8,13 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.TreeMap;
 
-import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
 /** Whatever is wrong, the scripts say so in one line with the remedy, end with the right exit code, and change nothing. */
 class BadInputTest {
+    @AutoClose
     private Lab lab;
 
     @BeforeEach
@@ -23,11 +24,6 @@ class BadInputTest {
         Files.writeString(lab.kernLog, "");
         lab.must("chgrp", "adm", lab.kernLog.toString());
         lab.must("chmod", "640", lab.kernLog.toString());
-    }
-
-    @AfterEach
-    void closeLab() throws Exception {
-        lab.close();
     }
 
     /** Every file below the lab's directory with its mode, owner and content. */

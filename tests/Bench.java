@@ -55,6 +55,13 @@ final class Bench {
                 .formatted(Lab.CLIENT, Lab.SERVER, f.id(), port, f.seq(), f.tsval().getAsLong());
     }
 
+    /** A copy of the JDK, so that what is measured shares no memory with this program. */
+    private static String ownJdk(Lab lab) throws Exception {
+        var jdk = lab.work.resolve("jdk").toString();
+        lab.must("cp", "-r", System.getProperty("java.home"), jdk);
+        return jdk;
+    }
+
     private void server(int profiles) throws Exception {
         try (var lab = new Lab()) {
             lab.profile("laptop", 666, Lab.SERVER);
@@ -67,10 +74,8 @@ final class Bench {
             }
             Files.writeString(lab.kernLog, "");
             lab.must("chmod", "644", lab.kernLog.toString());
-            // a JDK of its own, so that this program shares no memory with what is measured
-            var jdk = lab.work.resolve("jdk");
-            lab.must("cp", "-r", System.getProperty("java.home"), jdk.toString());
-            lab.startDaemon(List.of(lab.install(jdk.toString()).resolve("knockknock-daemon").toString()), "--log", lab.kernLog.toString());
+            var jdk = ownJdk(lab);
+            lab.startDaemon(List.of(lab.install(jdk).resolve("knockknock-daemon").toString()), "--log", lab.kernLog.toString());
             var codec = Profile.load(laptop).codec();
             var counter = new AtomicInteger();
             Callable<String> knock = () -> line(KnockCodec.fields(codec.seal(22, counter.getAndIncrement()), KnockCodec.Carrier.COVER), 666);
@@ -219,10 +224,8 @@ final class Bench {
                     threads.submit(() -> exchange(socket));
                 }
             });
-            var jdk = lab.work.resolve("jdk"); // its own, so that this program shares no memory with the proxy
-            lab.must("cp", "-r", System.getProperty("java.home"), jdk.toString());
             var script = lab.script("knockknock-proxy", "12001");
-            script.set(0, jdk + "/bin/java");
+            script.set(0, ownJdk(lab) + "/bin/java");
             var danted = Files.writeString(lab.work.resolve("danted.conf"), """
                     internal: 127.0.0.1 port = 12003
                     external: 127.0.0.1

@@ -12,7 +12,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
 
-import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -20,17 +20,13 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 /** The main job with nothing left out: real scripts, a real packet, the kernel's log through rsyslog, real iptables. */
 class EndToEndTest {
+    @AutoClose
     private Lab lab;
 
     @BeforeEach
     void startLab() throws Exception {
         lab = new Lab();
         lab.profile("laptop", 666, Lab.SERVER);
-    }
-
-    @AfterEach
-    void closeLab() throws Exception {
-        lab.close();
     }
 
     private void startServer() throws Exception {
@@ -269,7 +265,7 @@ class EndToEndTest {
         lab.knock(22, Lab.SERVER);
         assertEquals(1, lab.said("opened port 22"));
         assertFalse(lab.connects(Lab.SERVER, 22));
-        var check = lab.run(Lab.on("server", lab.script("knockknock-daemon", "--dir", lab.dir.toString(), "--log", "/dev/kmsg", "--check")));
+        var check = lab.check("--log", "/dev/kmsg");
         assertTrue(check.out().contains("what nft or firewalld drop by themselves stays dropped"), check.toString());
     }
 

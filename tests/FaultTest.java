@@ -17,7 +17,7 @@ import java.util.Random;
 import java.util.concurrent.TimeUnit;
 import java.util.regex.Pattern;
 
-import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -26,6 +26,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 /** Processes killed, logs rotated, disks that fail, floods: nothing stays open, nothing is accepted twice or lost. */
 class FaultTest {
+    @AutoClose
     private Lab lab;
     private KnockCodec codec;
 
@@ -36,11 +37,6 @@ class FaultTest {
         codec = Profile.load(lab.dir.resolve("profiles/laptop")).codec();
         Files.writeString(lab.kernLog, "");
         lab.must("chmod", "644", lab.kernLog.toString());
-    }
-
-    @AfterEach
-    void closeLab() throws Exception {
-        lab.close();
     }
 
     private void startDaemon() throws Exception {

@@ -115,6 +115,13 @@ final class Lab implements AutoCloseable {
         });
     }
 
+    /** Runs the daemon's --check on the server. */
+    Result check(String... arguments) throws Exception {
+        var all = new ArrayList<>(List.of("--check", "--dir", dir.toString()));
+        all.addAll(List.of(arguments));
+        return run(on("server", script("knockknock-daemon", all.toArray(String[]::new))));
+    }
+
     Process daemon() {
         return daemon;
     }

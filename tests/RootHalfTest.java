@@ -14,11 +14,13 @@ import java.util.concurrent.TimeUnit;
 import java.util.regex.Pattern;
 
 import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
 /** knockknock-firewall alone, as the daemon starts it, against real iptables and against all that it must refuse. */
 class RootHalfTest {
+    @AutoClose
     private Lab lab;
     private Process rootHalf;
     private Writer requests;
@@ -30,11 +32,10 @@ class RootHalfTest {
     }
 
     @AfterEach
-    void closeLab() throws Exception {
+    void endRootHalf() throws Exception {
         if (rootHalf != null) {
             rootHalf.destroyForcibly().waitFor();
         }
-        lab.close();
     }
 
     private void start(String allowed, String... options) throws Exception {

@@ -4,31 +4,26 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.ArrayList;
 import java.util.List;
 import java.util.Set;
 import java.util.TreeSet;
 import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 
-import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
 /** The systemd unit, and the daemon under its restrictions as far as they can be had without systemd. */
 class ServiceTest {
     private static final Path UNIT = Path.of("knockknock-daemon.service");
+    @AutoClose
     private Lab lab;
 
     @BeforeEach
     void startLab() throws Exception {
         lab = new Lab();
         lab.profile("laptop", 666, Lab.SERVER);
-    }
-
-    @AfterEach
-    void closeLab() throws Exception {
-        lab.close();
     }
 
     @Test
@@ -75,13 +70,12 @@ class ServiceTest {
         var daemon = lab.install().resolve("knockknock-daemon").toString();
         var trace = Files.createDirectory(lab.work.resolve("trace")).resolve("calls");
         // / read-only but for the profiles, /home and /root empty, no way to more privileges
-        var command = new ArrayList<>(List.of("unshare", "--mount", "sh", "-c", "mount --bind / / && mount --bind \"$1\" \"$1\""
+        var command = List.of("unshare", "--mount", "sh", "-c", "mount --bind / / && mount --bind \"$1\" \"$1\""
                 + " && mount --bind \"$2\" \"$2\" && mount -o remount,ro,bind / && mount -t tmpfs tmpfs /home && mount -t tmpfs tmpfs /root"
                 + " && mount -t tmpfs tmpfs /var/tmp && shift 2 && exec \"$@\"", "sh", lab.dir.toString(), trace.getParent().toString(),
                 "setpriv", "--no-new-privs", "--bounding-set=" + bounding, "--inh-caps=-all",
-                "strace", "-f", "-qq", "-o", trace.toString(), daemon, "--dir", lab.dir.toString(), "--log", "/dev/kmsg"));
-        lab.start(lab.daemonOut, Lab.on("server", command));
-        Lab.await(() -> "the daemon: " + lab.said(), () -> lab.said("ready:") == 1);
+                "strace", "-f", "-qq", "-o", trace.toString(), daemon);
+        lab.startDaemon(command, "--log", "/dev/kmsg");
         assertFalse(lab.connects(Lab.SERVER, 22));
         lab.knock(22, Lab.SERVER);
         assertTrue(lab.connects(Lab.SERVER, 22), lab.said());
@@ -128,22 +122,16 @@ class ServiceTest {
         return calls;
     }
 
-    private Lab.Result check(String... arguments) throws Exception {
-        var all = new ArrayList<>(List.of("--check", "--dir", lab.dir.toString()));
-        all.addAll(List.of(arguments));
-        return lab.run(Lab.on("server", lab.script("knockknock-daemon", all.toArray(String[]::new))));
-    }
-
     @Test
     void theCheckFindsNothingWrongWithASoundServer() throws Exception {
         var rules = lab.mustOn("server", "iptables-save", "-t", "filter").replaceAll("(?m)^#.*\n", "");
-        var result = check("--log", "/dev/kmsg");
+        var result = lab.check("--log", "/dev/kmsg");
         assertEquals(0, result.exit(), result.toString());
         assertFalse(result.out().contains("problem"), result.out());
         assertTrue(result.out().contains("ok       profile laptop: knock port 666, next counter 0, opens any port\n"), result.out());
         assertEquals(rules, lab.mustOn("server", "iptables-save", "-t", "filter").replaceAll("(?m)^#.*\n", ""));
         lab.startRsyslog();
-        assertTrue(check("--log", lab.kernLog.toString()).out().contains("ok       log " + lab.kernLog + ": a program writes to it\n"));
+        assertTrue(lab.check("--log", lab.kernLog.toString()).out().contains("ok       log " + lab.kernLog + ": a program writes to it\n"));
     }
 
     @Test
@@ -153,7 +141,7 @@ class ServiceTest {
         lab.serve(666);
         lab.mustOn("server", "iptables", "-P", "INPUT", "ACCEPT");
         Files.writeString(lab.kernLog, "");
-        var result = check("--log", lab.kernLog.toString());
+        var result = lab.check("--log", lab.kernLog.toString());
         assertEquals(1, result.exit(), result.toString());
         for (var problem : List.of("phone/mac.key is open to other users: chmod 600", "a service listens on the knock port 666",
                 "no program writes to " + lab.kernLog, "iptables lets everything in")) {

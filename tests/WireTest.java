@@ -15,7 +15,7 @@ import java.util.List;
 import java.util.Random;
 import java.util.regex.Pattern;
 
-import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -24,6 +24,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 /** What a knock looks like to others, beside a SYN of the kernel's own; both IP versions; NAT; many knocks at once. */
 class WireTest {
+    @AutoClose
     private Lab lab;
 
     @BeforeEach
@@ -31,11 +32,6 @@ class WireTest {
         lab = new Lab();
         lab.profile("laptop", 666, Lab.SERVER);
         lab.must("ln", "-s", lab.clientProfile(Lab.SERVER).toString(), lab.clientProfile(Lab.SERVER6).toString());
-    }
-
-    @AfterEach
-    void closeLab() throws Exception {
-        lab.close();
     }
 
     /** The IP packets of a capture file (libpcap's format, Ethernet). */

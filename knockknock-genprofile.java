@@ -2,11 +2,15 @@
 //JAVA 25+
 //MAIN KnockknockGenprofile
 //SOURCES lib/Cli.java
+//SOURCES lib/Config.java
 //SOURCES lib/Counter.java
+//SOURCES lib/Failure.java
 //SOURCES lib/KnockCodec.java
 //SOURCES lib/Profile.java
+//SOURCES lib/Sudo.java
 //SOURCES lib/Sys.java
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:TieredStopAtLevel=1
+//JAVAC_OPTIONS -XDstringConcat=inline
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:+ErrorFileToStderr -XX:-CreateCoredumpOnCrash
 
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
@@ -21,6 +25,7 @@ import java.util.Set;
 import java.util.concurrent.Callable;
 
 import picocli.CommandLine.Command;
+import picocli.CommandLine.ITypeConverter;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.ParameterException;
@@ -29,15 +34,14 @@ import picocli.CommandLine.Spec;
 
 /**
  * Makes a profile on the server: two random keys, a counter and a config, in one new directory that appears whole or not
- * at all. Reads the other profiles' configs and /proc/net/tcp*, and changes nothing that is there. Runs as root, to whom
- * the directory belongs.
+ * at all. Reads the other profiles' configs, and changes nothing that is there. Runs as root, to whom the directory
+ * belongs.
  */
 @Command(name = "knockknock-genprofile", mixinStandardHelpOptions = true, versionProvider = Cli.Version.class,
         sortOptions = false, description = "Make a profile: what one client needs to knock on this server.%n",
         footer = {"", "Make one for every client, each with a knock port of its own on which nothing listens:",
-            "  knockknock-genprofile laptop 666", "",
-            "Copy it to the client as it says, then start knockknock-daemon again. To limit what the profile opens, add a"
-            + " line such as 'open_ports = 22,443' to the config in it.", ""},
+            "  knockknock-genprofile --open 22,443 laptop 666", "",
+            "Bring it to the client as it says, then start knockknock-daemon again.", ""},
         exitCodeListHeading = "Exit codes:%n",
         exitCodeList = {"0:the profile is made", "1:it is not, and nothing was changed", "2:bad usage"})
 final class KnockknockGenprofile implements Callable<Integer> {
@@ -47,6 +51,10 @@ final class KnockknockGenprofile implements Callable<Integer> {
     @Option(names = "--dir", paramLabel = "DIR", defaultValue = "/etc/knockknock.d",
             description = "the server's directory (default: ${DEFAULT-VALUE})")
     private Path dir;
+
+    @Option(names = "--open", paramLabel = "PORTS", converter = PortList.class, description = "the only ports that this"
+            + " profile may open, such as 22,443; recommended, as forged knocks then cost the server next to nothing")
+    private String openPorts;
 
     @Parameters(index = "0", paramLabel = "NAME", description = "what to call the profile here, such as the client's name")
     private String name;
@@ -64,25 +72,24 @@ final class KnockknockGenprofile implements Callable<Integer> {
             throw new ParameterException(spec.commandLine(),
                     "'" + name + "' cannot be a profile's name: use letters, digits, '.', '_' and '-'");
         }
-        if (!Sys.isRoot()) {
-            throw Sys.execSudo("writing to " + dir);
+        if (Sys.uid() != 0) {
+            throw Sudo.asRoot("writing to " + dir);
         }
         var profiles = dir.resolve("profiles").toAbsolutePath();
         var profile = profiles.resolve(name);
         if (Files.exists(profile)) {
-            throw new Cli.Failure("the profile " + profile + " exists: choose another name, or remove it first");
+            throw new Failure("the profile " + profile + " exists: choose another name, or remove it first");
         }
-        for (var other : Profile.list(profiles)) {
-            if (Profile.config(other).knockPort() == knockPort) {
-                throw new Cli.Failure("knock port " + knockPort + " belongs to the profile " + other + ": choose another");
-            }
-        }
-        if (Sys.isListening(knockPort)) {
-            Cli.complain("warning: a service listens on port " + knockPort + ": better choose a knock port without one");
+        var owner = Profile.knockPorts(profiles).get(knockPort);
+        if (owner != null) {
+            throw new Failure("knock port " + knockPort + " belongs to the profile " + owner + ": choose another");
         }
         make(profile);
-        System.out.println("made " + profile + "; to copy it, run on the client, with this server's name for HOST:");
-        System.out.println("  mkdir -p -m 700 ~/.knockknock && scp -rp root@HOST:" + profile + " ~/.knockknock/HOST");
+        System.out.println("made " + profile + "; to bring it to the client, run here, and then on the client"
+                + " with this server's name for HOST:");
+        System.out.println("  sudo cp -r " + profile + " ~/" + name + " && sudo chown -R $USER ~/" + name);
+        System.out.println("  mkdir -p -m 700 ~/.knockknock && scp -rp HOST:" + name + " ~/.knockknock/HOST"
+                + " && ssh HOST rm -r " + name);
         return 0;
     }
 
@@ -93,8 +100,9 @@ final class KnockknockGenprofile implements Callable<Integer> {
         try {
             write(unfinished.resolve("cipher.key"), newKey());
             write(unfinished.resolve("mac.key"), newKey());
-            write(unfinished.resolve("counter"), "%010d\n".formatted(0));
-            write(unfinished.resolve("config"), "[main]\nknock_port = %d\n".formatted(knockPort));
+            write(unfinished.resolve("counter"), "0000000000\n");
+            write(unfinished.resolve("config"), "[main]\nknock_port = " + knockPort + "\n"
+                    + (openPorts == null ? "" : "open_ports = " + openPorts + "\n"));
             Files.move(unfinished, profile, StandardCopyOption.ATOMIC_MOVE);
         } catch (IOException e) {
             try (var files = Files.list(unfinished)) {
@@ -104,6 +112,17 @@ final class KnockknockGenprofile implements Callable<Integer> {
             }
             Files.delete(unfinished);
             throw e;
+        }
+    }
+
+    /** Ports as they stand in a profile's config. */
+    static final class PortList implements ITypeConverter<String> {
+        @Override
+        public String convert(String text) {
+            for (var port : text.split(",", -1)) {
+                new Cli.Port().convert(port);
+            }
+            return text;
         }
     }
 

@@ -2,15 +2,19 @@
 //JAVA 25+
 //MAIN KnockknockProxy
 //SOURCES lib/Cli.java
+//SOURCES lib/Config.java
 //SOURCES lib/Counter.java
 //SOURCES lib/Dialer.java
+//SOURCES lib/Failure.java
 //SOURCES lib/KnockCodec.java
 //SOURCES lib/KnockSender.java
 //SOURCES lib/Profile.java
 //SOURCES lib/Relay.java
 //SOURCES lib/Socks.java
+//SOURCES lib/Sudo.java
 //SOURCES lib/Sys.java
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:-UsePerfData -XX:+DisableAttachMechanism -Xmx256m -Djava.net.preferIPv6Addresses=system
+//JAVAC_OPTIONS -XDstringConcat=inline
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:-UsePerfData -XX:+DisableAttachMechanism -Xmx256m -Djava.net.preferIPv6Addresses=system -XX:+ErrorFileToStderr -XX:-CreateCoredumpOnCrash
 
 import java.io.IOException;
 import java.net.BindException;
@@ -25,6 +29,7 @@ import java.net.UnknownHostException;
 import java.nio.ByteBuffer;
 import java.nio.channels.ServerSocketChannel;
 import java.nio.channels.SocketChannel;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
@@ -46,8 +51,8 @@ import picocli.CommandLine.Spec;
 
 /**
  * A SOCKS5 proxy for one person's own machine: knocks for each connection to a host that has a profile, then connects.
- * Listens on the loopback addresses only, where every local user can use it. Root is for opening the raw sockets, and for
- * root's own profiles if root runs it; it is gone before the first byte from outside is read.
+ * Listens on the loopback addresses only, where every local user can use it. Runs as you, with CAP_NET_RAW until the raw
+ * sockets are open, and never as root.
  */
 @Command(name = "knockknock-proxy", mixinStandardHelpOptions = true, versionProvider = Cli.Version.class, sortOptions = false,
         description = "A SOCKS5 proxy on this machine that knocks before it connects.%n",
@@ -82,11 +87,10 @@ final class KnockknockProxy implements Callable<Integer> {
             throw new ParameterException(spec.commandLine(), "--socks-timeout must be at least 1 second");
         }
         sender = KnockSender.open();
-        var directory = Sys.dropToInvoker().resolve(".knockknock");
+        var directory = Path.of(System.getProperty("user.home"), ".knockknock");
         for (var path : Profile.list(directory)) {
             profiles.add(Profile.load(path));
         }
-        Sys.dropToNobody();
         if (profiles.isEmpty()) {
             Cli.complain("warning: there is no profile in " + directory + ": connecting without knocks");
         }
@@ -121,7 +125,7 @@ final class KnockknockProxy implements Callable<Integer> {
         try {
             return ServerSocketChannel.open().bind(address, 1024);
         } catch (BindException e) {
-            throw new Cli.Failure("cannot listen on " + address + ": is another program there? choose another port");
+            throw new Failure("cannot listen on " + address + ": is another program there? choose another port");
         }
     }
 
@@ -187,7 +191,7 @@ final class KnockknockProxy implements Callable<Integer> {
             throw new Socks.Refused(Socks.CONNECTION_REFUSED, e.getMessage());
         } catch (SocketException e) {
             throw new Socks.Refused(Socks.NETWORK_UNREACHABLE, e.getMessage());
-        } catch (IOException | Cli.Failure e) { // no counter, or no packet
+        } catch (IOException | Failure e) { // no counter, or no packet
             Cli.complain("no knock for " + request.host() + ": " + e.getMessage());
             throw new Socks.Refused(Socks.GENERAL_FAILURE, e.getMessage());
         }
@@ -217,7 +221,7 @@ final class KnockknockProxy implements Callable<Integer> {
         turn.lock();
         try {
             for (int knock = 1;; knock++) {
-                var address = sender.knock(profile, port, profile.config().carrier(), addresses);
+                var address = sender.knock(profile, port, profile.settings().carrier(), profile.settings().source(), addresses);
                 try {
                     return Dialer.persist(new InetSocketAddress(address, port), KNOCK_MILLIS);
                 } catch (IOException e) {

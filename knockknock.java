@@ -2,12 +2,16 @@
 //JAVA 25+
 //MAIN Knockknock
 //SOURCES lib/Cli.java
+//SOURCES lib/Config.java
 //SOURCES lib/Counter.java
+//SOURCES lib/Failure.java
 //SOURCES lib/KnockCodec.java
 //SOURCES lib/KnockSender.java
 //SOURCES lib/Profile.java
+//SOURCES lib/Sudo.java
 //SOURCES lib/Sys.java
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData -XX:+DisableAttachMechanism -Djava.net.preferIPv6Addresses=system
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData -XX:+DisableAttachMechanism -XX:+ErrorFileToStderr -XX:-CreateCoredumpOnCrash -Djava.net.preferIPv6Addresses=system
+//JAVAC_OPTIONS -XDstringConcat=inline
 
 import java.io.IOException;
 import java.net.Inet6Address;
@@ -20,13 +24,15 @@ import java.util.stream.Stream;
 
 import picocli.CommandLine.ArgGroup;
 import picocli.CommandLine.Command;
+import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.Parameters;
+import picocli.CommandLine.Spec;
 
 /**
  * The client: sends one SYN that asks a server to let one connection in. Reads ~/.knockknock/HOST/, stores the next counter
- * there, and writes one packet to a raw socket. Root is for opening that socket, and for root's own profile if root runs
- * it; it is gone before a name is looked up.
+ * there, and writes one packet to a raw socket. Runs as you, with CAP_NET_RAW until that socket is open, and never as root.
  */
 @Command(name = "knockknock", mixinStandardHelpOptions = true, versionProvider = Cli.Version.class, sortOptions = false,
         description = "Ask a server to open a port for one connection from here, with one packet.%n",
@@ -51,9 +57,24 @@ final class Knockknock implements Callable<Integer> {
         private boolean six;
     }
 
+    @ArgGroup
+    private Source source = new Source();
+
+    static final class Source {
+        @Option(names = "--source", paramLabel = "ADDRESS", description = "bind the knock to the public address of"
+                + " the NAT in front of you; without this option, a knock from a public address is bound to that")
+        private String address;
+
+        @Option(names = "--any-source", description = "bind the knock to no address: anyone who catches it can use it")
+        private boolean any;
+    }
+
     @Option(names = "--classic", description = "send the original knockknock's kind of packet; for servers behind"
             + " something that strips TCP timestamps, and for the original's daemon")
     private boolean classic;
+
+    @Spec
+    private CommandSpec spec;
 
     @Parameters(paramLabel = "HOST", arity = "0..1", description = "the server, by the name of its profile; may be left"
             + " out when there is just one profile")
@@ -61,10 +82,14 @@ final class Knockknock implements Callable<Integer> {
 
     @Override
     public Integer call() throws IOException {
+        if (source.address != null && !Profile.isAddress(source.address)) {
+            throw new ParameterException(spec.commandLine(), "'" + source.address + "' is not an address");
+        }
         var sender = KnockSender.open();
-        var profile = Profile.load(profileDir(Sys.dropToInvoker().resolve(".knockknock")));
-        Sys.dropToNobody();
-        sender.knock(profile, port, classic ? KnockCodec.Carrier.CLASSIC : profile.config().carrier(), addresses(profile.name()));
+        var profile = Profile.load(profileDir(Path.of(System.getProperty("user.home"), ".knockknock")));
+        var settings = profile.settings();
+        sender.knock(profile, port, classic ? KnockCodec.Carrier.CLASSIC : settings.carrier(),
+                source.any ? "any" : source.address != null ? source.address : settings.source(), addresses(profile.name()));
         return 0;
     }
 
@@ -72,13 +97,13 @@ final class Knockknock implements Callable<Integer> {
         if (host == null) {
             var all = Profile.list(profiles);
             if (all.size() != 1) {
-                throw new Cli.Failure(all.isEmpty() ? "there is no profile in " + profiles + ": copy one from the server"
+                throw new Failure(all.isEmpty() ? "there is no profile in " + profiles + ": copy one from the server"
                         : "there are several profiles in " + profiles + ": say which HOST");
             }
             return all.getFirst();
         }
         if (host.contains("/") || host.startsWith(".")) {
-            throw new Cli.Failure("'" + host + "' is not a host name");
+            throw new Failure("'" + host + "' is not a host name");
         }
         return profiles.resolve(host);
     }
@@ -89,11 +114,11 @@ final class Knockknock implements Callable<Integer> {
             var found = Stream.of(InetAddress.getAllByName(name))
                     .filter(a -> a instanceof Inet6Address ? !family.four : !family.six).toList();
             if (found.isEmpty()) {
-                throw new Cli.Failure(name + " has no IPv" + (family.six ? 6 : 4) + " address");
+                throw new Failure(name + " has no IPv" + (family.six ? 6 : 4) + " address");
             }
             return found;
         } catch (UnknownHostException e) {
-            throw new Cli.Failure("the host name " + name + " is unknown: check it, and that names can be looked up");
+            throw new Failure("the host name " + name + " is unknown: check it, and that names can be looked up");
         }
     }
 

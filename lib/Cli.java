@@ -1,6 +1,9 @@
 //DEPS info.picocli:picocli:4.7.7
 
 import java.io.IOException;
+import java.nio.file.AccessDeniedException;
+import java.nio.file.FileSystemException;
+import java.nio.file.NoSuchFileException;
 import java.util.concurrent.Callable;
 
 import picocli.CommandLine;
@@ -8,21 +11,14 @@ import picocli.CommandLine.ITypeConverter;
 import picocli.CommandLine.IVersionProvider;
 import picocli.CommandLine.TypeConversionException;
 
-/** What every command does alike: an error is one line on stderr; the exit code is 0 done, 1 could not, 2 bad usage. */
+/** What all commands have in common: an error is one line on stderr; exit 0 done, 1 could not, 2 bad usage. */
 final class Cli {
     private Cli() {}
-
-    /** Something that the user can mend: the message says what is wrong and what to do. */
-    static final class Failure extends RuntimeException {
-        Failure(String message) {
-            super(message);
-        }
-    }
 
     static final class Version implements IVersionProvider {
         @Override
         public String[] getVersion() {
-            return new String[] {"${COMMAND-NAME} 1.0.0"};
+            return new String[] {"${COMMAND-NAME} 2.0.0"};
         }
     }
 
@@ -30,17 +26,18 @@ final class Cli {
     static final class Port implements ITypeConverter<Integer> {
         @Override
         public Integer convert(String text) {
-            if (!text.matches("[1-9][0-9]{0,4}") || Integer.parseInt(text) > 65535) {
-                throw new TypeConversionException("'" + text + "' is not a port: give a number from 1 to 65535");
+            try {
+                return Profile.port(text);
+            } catch (Failure e) {
+                throw new TypeConversionException(e.getMessage());
             }
-            return Integer.valueOf(text);
         }
     }
 
     /** Runs {@code command} and ends the process with its exit code. */
     static void run(Callable<Integer> command, String[] args) {
         System.exit(new CommandLine(command)
-                .setExpandAtFiles(false) // '@file' would be read, and perhaps shown, as root
+                .setExpandAtFiles(false) // or '@file' would be read, and perhaps shown, as root
                 .setParameterExceptionHandler((e, _) -> {
                     complain(e.getMessage() + "; see " + e.getCommandLine().getCommandName() + " --help");
                     return 2;
@@ -48,12 +45,22 @@ final class Cli {
                 .setExecutionExceptionHandler((e, _, _) -> {
                     switch (e) {
                         case Failure failure -> complain(failure.getMessage());
-                        case IOException io -> complain(io.getClass().getSimpleName() + ": " + io.getMessage());
+                        case IOException io -> complain(reason(io));
                         default -> throw e;
                     }
                     return 1;
                 })
                 .execute(args));
+    }
+
+    /** What went wrong, in words: the messages of some exceptions are just the name of a file. */
+    static String reason(IOException e) {
+        return switch (e) {
+            case NoSuchFileException missing -> missing.getFile() + " does not exist";
+            case AccessDeniedException denied -> denied.getFile() + ": permission denied";
+            case FileSystemException file -> "cannot use " + file.getMessage();
+            default -> e.getMessage();
+        };
     }
 
     /** Writes one error line. */

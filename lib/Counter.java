@@ -1,22 +1,26 @@
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.channels.FileChannel;
+import java.nio.channels.FileLock;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
 import java.util.Optional;
+import java.util.concurrent.locks.ReentrantLock;
 
 /**
  * The next counter of a profile, in a file of one decimal line. A new value is on the disk before anybody acts on it; a
- * value that cannot be read or stored is an error, never a reset. The file stays open, so that it can still be written
- * after privileges are gone. Safe for threads and processes.
+ * value that cannot be read or stored is an error, never a reset. The file stays open, so that it can be written when
+ * privileges are gone. Safe for threads and processes: the lock is a POSIX record lock (fcntl, F_SETLKW).
  */
 final class Counter {
+    private static final ReentrantLock THREADS = new ReentrantLock(); // a process as a whole has one lock on a file
+
     private final Path path;
     private final FileChannel channel;
-    private Optional<Path> descriptor = Optional.empty(); // our entry in /proc, which knows when the file goes away
+    private Optional<Path> descriptor = Optional.empty(); // our entry in /proc/self/fd
 
     private Counter(Path path, FileChannel channel) {
         this.path = path;
@@ -29,37 +33,52 @@ final class Counter {
             var path = file.toRealPath();
             return new Counter(path, FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE));
         } catch (NoSuchFileException e) {
-            throw new Cli.Failure(file + " is missing: copy the profile again");
+            throw new Failure(file + " is missing: copy the profile again");
         } catch (IOException e) {
-            throw new Cli.Failure("cannot open " + file + " for writing: check its owner and mode");
+            throw new Failure("cannot open " + file + " for writing: check its owner and mode");
         }
     }
 
-    /** For a daemon: keeps every other process away from this counter until this one ends; false if one has it now. */
-    boolean keep() throws IOException {
+    /** For the server: keeps all other processes away from this counter until this one ends; false if one has it now. */
+    boolean tryLockForGood() throws IOException {
         return channel.tryLock() != null;
     }
 
-    /** What a client does with a counter that is its own; false asks for another one. */
-    interface Use {
-        boolean of(long counter) throws IOException;
+    /** For clients: waits until no other thread or process holds this profile's counter; closing gives it back. */
+    Lock lock() throws IOException {
+        THREADS.lock();
+        try {
+            return new Lock(channel.lock());
+        } catch (IOException | RuntimeException e) {
+            THREADS.unlock();
+            throw e;
+        }
     }
 
-    /**
-     * For clients: uses the next counter up, then calls {@code use} with it, all under a lock that every process of this
-     * profile takes, so that packets leave in the order of their counters.
-     */
-    void take(Use use) throws IOException {
-        synchronized (Counter.class) { // a process has only one lock on a file, even if two profiles lead to it
-            try (var _ = channel.lock()) {
-                long next;
-                do {
-                    next = read();
-                    if (next > KnockCodec.LAST_COUNTER) {
-                        throw new Cli.Failure("the profile " + path.getParent() + " has used all its counters: make a new one");
-                    }
-                    store(next + 1);
-                } while (!use.of(next));
+    /** The counter while it is this thread's alone. */
+    final class Lock implements AutoCloseable {
+        private final FileLock file;
+
+        private Lock(FileLock file) {
+            this.file = file;
+        }
+
+        /** Uses the next counter up: when this returns, the disk knows. */
+        long take() throws IOException {
+            long next = read();
+            if (next > KnockCodec.LAST_COUNTER) {
+                throw new Failure("the profile " + path.getParent() + " has used all its counters: make a new one");
+            }
+            store(next + 1);
+            return next;
+        }
+
+        @Override
+        public void close() throws IOException {
+            try {
+                file.release();
+            } finally {
+                THREADS.unlock();
             }
         }
     }
@@ -72,19 +91,21 @@ final class Counter {
         if (text.matches("[0-9]{1,10}\n?") && Long.parseLong(text.strip()) <= KnockCodec.LAST_COUNTER + 1) {
             return Long.parseLong(text.strip());
         }
-        throw new Cli.Failure(path + " is damaged: it must hold one number; ask the other side for its counter,"
+        throw new Failure(path + " is damaged: it must hold one number; look up the other side's counter,"
                 + " and write a number that is not below it");
     }
 
     /** Writes {@code next} in place, in fixed width, and waits for the disk. */
     void store(long next) throws IOException {
+        // Refuse to write to a file that has no name any more: the next start would not see it.
         if (descriptor.isEmpty()) {
             descriptor = Sys.descriptor(path);
         }
         if (descriptor.isEmpty() || !Files.readSymbolicLink(descriptor.get()).equals(path)) {
             throw new IOException(path + " was removed or replaced while in use: put it back and start again");
         }
-        var line = ByteBuffer.wrap("%010d\n".formatted(next).getBytes(StandardCharsets.US_ASCII));
+        var digits = Long.toString(next);
+        var line = ByteBuffer.wrap(("0".repeat(10 - digits.length()) + digits + "\n").getBytes(StandardCharsets.US_ASCII));
         if (channel.write(line, 0) != line.capacity()) {
             throw new IOException(path + " could not be written whole: is the disk full?");
         }

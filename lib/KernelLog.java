@@ -3,8 +3,9 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 
-/** Follows the kernel's log from now on, in a file that a log daemon writes or in /dev/kmsg. Sleeps until there is more. */
+/** Follows the kernel's log from now on: /dev/kmsg, or a file that a log daemon writes. Sleeps until there is more. */
 final class KernelLog implements AutoCloseable {
     static final Path KMSG = Path.of("/dev/kmsg");
     private static final int LONGEST_LINE = 8192; // the kernel's own limit for a record of its log
@@ -24,7 +25,7 @@ final class KernelLog implements AutoCloseable {
         this.in = in;
     }
 
-    /** Notes where the log ends now, and opens /dev/kmsg, for which it may take root. */
+    /** Opens /dev/kmsg, for which it may take root, or notes where the file ends. */
     static KernelLog open(Path log) throws IOException {
         if (!log.equals(KMSG)) {
             return new KernelLog(log, Files.size(log), InputStream.nullInputStream());
@@ -34,35 +35,29 @@ final class KernelLog implements AutoCloseable {
         return new KernelLog(log, 0, records);
     }
 
-    /** Starts to follow a file, through tail, which wakes by inotify and sees rotation; returns when it has the file open. */
+    /** Starts to follow a file through tail, which wakes by inotify and sees rotation; returns when tail has it open. */
     void start() throws IOException {
         if (!log.equals(KMSG)) {
-            var builder = new ProcessBuilder("/usr/bin/tail", "-v", "-c", "+" + (end + 1), "-F", "--", log.toString());
+            var builder = new ProcessBuilder(List.of("/usr/bin/setsid", "/usr/bin/tail", "-v", "-c", "+" + (end + 1),
+                    "-F", "--", log.toString())); // in a session of its own: Ctrl-C is the daemon's to handle
             builder.environment().clear();
             in = builder.redirectError(ProcessBuilder.Redirect.INHERIT).start().getInputStream();
-            for (int c = 0; c != '\n' && c >= 0; c = in.read()) { } // the file's name, which -v prints when it is open
+            for (int c = 0; c != '\n' && c >= 0; c = in.read()) { } // the file's name, which -v prints then
         }
     }
 
-    /** Hands every line from where the log ended when it was opened to {@code lines}; returns when there can be no more. */
+    /** Hands every line that is the kernel's to {@code lines}; returns when there can be no more. */
     void follow(Lines lines) throws IOException {
-        if (log.equals(KMSG)) {
-            followRecords(lines);
-        } else {
-            followFile(lines);
-        }
-    }
-
-    private void followFile(Lines lines) throws IOException {
         var text = new byte[8 * LONGEST_LINE];
         int length = 0; // of the unfinished line that text begins with
         boolean tooLong = false;
-        for (int count; (count = in.read(text, length, text.length - length)) > 0; ) {
+        for (int count; (count = read(text, length)) > 0; ) {
             int from = 0;
             for (int to = length; to < length + count; to++) {
                 if (text[to] == '\n') {
-                    if (!tooLong && to - from <= LONGEST_LINE) {
-                        lines.take(text, from, to);
+                    int start = log.equals(KMSG) ? kernelText(text, from, to) : from;
+                    if (!tooLong && to - from <= LONGEST_LINE && start < to) {
+                        lines.take(text, start, to);
                     }
                     tooLong = false;
                     from = to + 1;
@@ -77,49 +72,35 @@ final class KernelLog implements AutoCloseable {
         }
     }
 
-    /** Record by record, as Documentation/ABI/testing/dev-kmsg has it. */
-    private void followRecords(Lines lines) throws IOException {
-        var text = new byte[LONGEST_LINE];
-        int failures = 0; // in a row
-        for (;;) {
-            int length;
+    /** Reads more. EPIPE from /dev/kmsg means that records were overwritten before they were read, now or again soon. */
+    private int read(byte[] text, int at) throws IOException {
+        for (int failures = 1;; failures++) {
             try {
-                length = in.read(text);
-                failures = 0;
-            } catch (IOException e) { // EPIPE: records were overwritten before this read, and may be again before the next
-                if (++failures == 1) {
-                    System.out.println("the kernel log ran over: knocks may be lost, and can be sent again");
-                } else if (failures > 1000) {
+                return in.read(text, at, text.length - at);
+            } catch (IOException e) {
+                if (!log.equals(KMSG) || failures > 1000) {
                     throw e;
+                } else if (failures == 1) {
+                    System.out.println("the kernel log ran over: knocks may be lost, and can be sent again");
                 }
-                continue;
             }
-            if (length <= 0) {
-                return;
-            }
-            record(text, length, lines);
         }
     }
 
     /**
-     * PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT\n, with PRIORITY = facility * 8 + level. Facility 0 is the kernel's: what
-     * user space writes to /dev/kmsg gets another.
+     * Where the text of a record begins, {@code to} if it is not the kernel's (Documentation/ABI/testing/dev-kmsg):
+     * PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT with PRIORITY = facility * 8 + level. What user space writes never gets
+     * facility 0. Further lines of a record begin with a blank.
      */
-    private static void record(byte[] text, int length, Lines lines) throws IOException {
-        boolean kernel = text[0] >= '0' && text[0] <= '7' && text[1] == ',';
-        int from = indexOf((byte) ';', text, 0, length) + 1;
-        if (kernel) {
-            lines.take(text, from, indexOf((byte) '\n', text, from, length));
+    private static int kernelText(byte[] text, int from, int to) {
+        if (to - from < 2 || text[from] < '0' || text[from] > '7' || text[from + 1] != ',') {
+            return to;
         }
-    }
-
-    /** Where {@code wanted} stands in text[from..to), or {@code to}. */
-    private static int indexOf(byte wanted, byte[] text, int from, int to) {
         int at = from;
-        while (at < to && text[at] != wanted) {
+        while (at < to && text[at] != ';') {
             at++;
         }
-        return at;
+        return Math.min(at + 1, to);
     }
 
     @Override

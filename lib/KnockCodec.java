@@ -1,50 +1,43 @@
 //DEPS org.bouncycastle:bcprov-jdk18on:1.87
 
-import java.net.InetAddress;
 import java.nio.ByteBuffer;
-import java.nio.charset.StandardCharsets;
 import java.util.BitSet;
-import java.util.HexFormat;
 import java.util.Optional;
 import java.util.OptionalLong;
-import java.util.regex.Matcher;
-import java.util.regex.Pattern;
 
 import org.bouncycastle.crypto.BlockCipher;
 import org.bouncycastle.crypto.digests.SHA1Digest;
 import org.bouncycastle.crypto.engines.AESEngine;
 import org.bouncycastle.crypto.macs.HMac;
 import org.bouncycastle.crypto.params.KeyParameter;
-import org.bouncycastle.util.Arrays;
 
 /**
- * Seals a port number into 12 bytes, opens them again, and knows where they travel: in which fields of a SYN, and where
- * those stand in a line of the kernel's firewall log. PROTOCOL.md is this file in prose. Bytes and numbers in, a value or
- * a refusal out: no file, no clock, no randomness. Holds keys; not for two threads at once.
+ * Seals a request into the header fields of a SYN, and opens it again. PROTOCOL.md, sections 3, 4 and 6, is this file in
+ * prose. Numbers in, a value or a refusal out: no file, no clock, no randomness. Holds keys; for one thread at a time.
  */
 final class KnockCodec {
     static final int KEY_LENGTH = 16;
     static final long LAST_COUNTER = 0xFFFF_FFFFL;
-    private static final int SEALED_LENGTH = 12;
-    private static final int TAG_LENGTH = 10;
+    private static final int PORT_LENGTH = 2, TAG_LENGTH = 10, SEALED_LENGTH = PORT_LENGTH + TAG_LENGTH;
+    private static final byte[] UNBOUND = {};
 
-    /** How a SYN carries the sealed bytes: looking like the kernel's own SYN, or as the original knockknock does. */
+    /** How a SYN carries sealed bytes: looking like the kernel's own SYN, or as the original knockknock does. */
     enum Carrier { COVER, CLASSIC }
 
-    /** What a knock asks for, and the counter that it used up. */
-    record Request(int port, long counter) {}
-
-    /** The header fields that may carry a knock, unsigned; {@code id} is IPv4's ID or the flow label's low 16 bits. */
+    /** The header fields that carry a knock, unsigned; {@code id} is IPv4's ID or the flow label's low 16 bits. */
     record Fields(int id, long seq, long ack, int window, OptionalLong tsval) {}
 
-    /** A SYN to a knock port, as the kernel logged it. */
-    record Syn(InetAddress source, int knockPort, Fields fields) {}
+    /** What a knock asks for, and the counter that it uses up. */
+    record Request(int port, long counter) {}
+
+    /** What a receiver takes: how many counters from the next one on, which ports, and whether only bound knocks. */
+    record Terms(int window, BitSet ports, boolean boundOnly) {}
 
     private final BlockCipher aes = AESEngine.newInstance();
     private final HMac hmac = new HMac(new SHA1Digest());
-    private final byte[] block = new byte[16];
-    private final byte[] pad = new byte[16];
     private final byte[] tag = new byte[20];
+    private byte[] pads = {}; // of the window's counters, one after the other
+    private long padsEnd; // the first counter that has no pad there
 
     /** Two keys of {@link #KEY_LENGTH} bytes each. */
     KnockCodec(byte[] cipherKey, byte[] macKey) {
@@ -55,50 +48,21 @@ final class KnockCodec {
         hmac.init(new KeyParameter(macKey));
     }
 
-    /** Seals {@code port} under a counter that must never be used again: 12 bytes. */
-    byte[] seal(int port, long counter) {
-        computeTag(port);
-        computePad(counter);
-        var sealed = ByteBuffer.allocate(SEALED_LENGTH).putShort((short) port).put(tag, 0, TAG_LENGTH).array();
-        for (int i = 0; i < sealed.length; i++) {
-            sealed[i] ^= pad[i];
+    /**
+     * Seals {@code port} under a counter that must never be used again. {@code source} is the address that alone may use
+     * the knock, 4 or 16 bytes, or nothing. A cover leaves the window to the sender's kernel parameters: 0.
+     */
+    Fields seal(int port, long counter, Carrier carrier, byte[] source) {
+        // sealed = (port || tag) XOR pad
+        var sealed = new byte[SEALED_LENGTH];
+        computePad(counter, sealed, 0);
+        computeTag(port, source);
+        sealed[0] ^= (byte) (port >> 8);
+        sealed[1] ^= (byte) port;
+        for (int i = 0; i < TAG_LENGTH; i++) {
+            sealed[PORT_LENGTH + i] ^= tag[i];
         }
-        return sealed;
-    }
-
-    /** Opens 10 or 12 carried bytes with the first counter of next .. next + window - 1 under which the tag is right. */
-    Optional<Request> open(byte[] carried, long next, int window) {
-        var plain = new byte[carried.length];
-        long end = Math.min(next + window - 1, LAST_COUNTER);
-        for (long counter = next; counter <= end; counter++) {
-            computePad(counter);
-            for (int i = 0; i < plain.length; i++) {
-                plain[i] = (byte) (carried[i] ^ pad[i]);
-            }
-            int port = (plain[0] & 0xFF) << 8 | plain[1] & 0xFF;
-            computeTag(port);
-            // All carried bytes behind the port are tag, compared in constant time.
-            if (Arrays.constantTimeAreEqual(plain.length - 2, plain, 2, tag, 0)) {
-                return port == 0 ? Optional.empty() : Optional.of(new Request(port, counter));
-            }
-        }
-        return Optional.empty();
-    }
-
-    /** tag = HMAC-SHA1(mac.key, port as 2 bytes, big-endian), of which the first 10 bytes count. */
-    private void computeTag(int port) {
-        hmac.update((byte) (port >> 8));
-        hmac.update((byte) port);
-        hmac.doFinal(tag, 0);
-    }
-
-    /** pad = AES-128(cipher.key, 12 zero bytes || counter as 4 bytes, big-endian), of which the first 12 bytes count. */
-    private void computePad(long counter) {
-        aes.processBlock(ByteBuffer.wrap(block).putInt(12, (int) counter).array(), 0, pad, 0);
-    }
-
-    /** Lays sealed bytes out over header fields; a {@code cover} leaves the window to the sender's kernel parameters. */
-    static Fields fields(byte[] sealed, Carrier carrier) {
+        // Lay it out over the carrier's fields.
         var in = ByteBuffer.wrap(sealed);
         int id = Short.toUnsignedInt(in.getShort());
         long seq = Integer.toUnsignedLong(in.getInt());
@@ -109,91 +73,70 @@ final class KnockCodec {
         };
     }
 
-    /** Gathers the carried bytes again: 10 from a cover (no ACK number, a timestamp), 12 from anything else. */
-    static byte[] carried(Fields f) {
+    /** Opens a knock from {@code source} with the first counter from {@code next} on that fits (PROTOCOL.md 6, step 4). */
+    Optional<Request> open(Fields fields, byte[] source, long next, Terms terms) {
+        // Gather the carried bytes.
+        var carried = carried(fields);
+        computePads(next, terms.window);
+        long end = Math.min(next + terms.window, LAST_COUNTER + 1);
+        for (long counter = next; counter < end; counter++) {
+            // Unseal the port, and refuse one that may not be opened before any tag is computed.
+            int pad = (int) (counter - next) * SEALED_LENGTH;
+            int port = ((carried[0] ^ pads[pad]) & 0xFF) << 8 | (carried[1] ^ pads[pad + 1]) & 0xFF;
+            if (!terms.ports.get(port)) {
+                continue;
+            }
+            // Compare the tag, bound to the source and then, where that will do, unbound.
+            if (isTag(carried, pad, port, source) || !terms.boundOnly && isTag(carried, pad, port, UNBOUND)) {
+                return Optional.of(new Request(port, counter));
+            }
+        }
+        return Optional.empty();
+    }
+
+    /** 10 bytes from a cover (no ACK number, a timestamp), 12 from anything else. */
+    private static byte[] carried(Fields f) {
         boolean cover = f.ack == 0 && f.tsval.isPresent();
         var out = ByteBuffer.allocate(cover ? 10 : 12).putShort((short) f.id).putInt((int) f.seq);
         return (cover ? out.putInt((int) f.tsval.getAsLong()) : out.putInt((int) f.ack).putShort((short) f.window)).array();
     }
 
-    /**
-     * A whole line that the kernel's LOG target writes for a SYN (net/netfilter/nf_log_syslog.c): every key once and in its
-     * place, no flag but SYN, nothing cut off. What a log daemon puts in front of it has no '=' in it.
-     */
-    private static final Pattern LINE = Pattern.compile("[^=]*IN=\\S*+ OUT=\\S*+ (?:(?!SRC=)[A-Z]++=\\S*+ )*+"
-            + "SRC=(?<source>[0-9a-f.:]++) DST=[0-9a-f.:]++ LEN=\\d++ "
-            + "(?:TOS=\\w++ PREC=\\w++ TTL=\\d++ ID=(?<id>\\d++) (?:CE )?+(?:DF )?+(?:MF )?+"
-            + "|TC=\\d++ HOPLIMIT=\\d++ FLOWLBL=(?<label>\\d++) )"
-            + "(?:OPT \\([0-9A-F ]*+\\) )*+"
-            + "PROTO=TCP SPT=(?<spt>\\d++) DPT=(?<dpt>\\d++) SEQ=(?<seq>\\d++) ACK=(?<ack>\\d++) WINDOW=(?<window>\\d++) "
-            + "RES=0x\\w\\w SYN URGP=(?<urgp>\\d++)"
-            + "(?: OPT \\((?<options>(?:[0-9A-F]{2})++)\\))?+(?: MARK=\\w++)?+ ?+");
-    private static final byte[] DPT = " DPT=".getBytes(StandardCharsets.US_ASCII);
-
-    /**
-     * Reads one line of the kernel log, text[from..to): the SYN to one of {@code knockPorts} that it tells of, or empty.
-     * Nearly every line of a busy log ends at the first look, which makes no garbage.
-     */
-    static Optional<Syn> parse(byte[] text, int from, int to, BitSet knockPorts) {
-        if (!knockPorts.get(firstPort(text, from, to))) {
-            return Optional.empty();
+    /** Whether what was carried behind the port is the tag, as far as it was carried; takes the same time either way. */
+    private boolean isTag(byte[] carried, int pad, int port, byte[] source) {
+        computeTag(port, source);
+        int difference = 0;
+        for (int i = PORT_LENGTH; i < carried.length; i++) {
+            difference |= carried[i] ^ pads[pad + i] ^ tag[i - PORT_LENGTH];
         }
-        Matcher line = LINE.matcher(new String(text, from, to - from, StandardCharsets.ISO_8859_1));
-        if (!line.matches()) {
-            return Optional.empty();
-        }
-        try {
-            boolean four = line.group("id") != null;
-            number(line, "spt", 0xFFFF);
-            number(line, "urgp", 0xFFFF);
-            return Optional.of(new Syn(InetAddress.ofLiteral(line.group("source")), (int) number(line, "dpt", 0xFFFF),
-                    new Fields((int) (four ? number(line, "id", 0xFFFF) : number(line, "label", 0xFFFFF) & 0xFFFF),
-                            number(line, "seq", 0xFFFF_FFFFL), number(line, "ack", 0xFFFF_FFFFL),
-                            (int) number(line, "window", 0xFFFF), tsval(line.group("options")))));
-        } catch (IllegalArgumentException e) {
-            return Optional.empty(); // an address or a number that no packet has
-        }
+        return difference == 0;
     }
 
-    /** The number behind the first DPT=, or 0, which is no knock port. */
-    private static int firstPort(byte[] text, int from, int to) {
-        for (int at = from; at <= to - DPT.length; at++) {
-            if (text[at] == ' ' && java.util.Arrays.equals(text, at, at + DPT.length, DPT, 0, DPT.length)) {
-                int port = 0;
-                for (int i = at + DPT.length; i < to && text[i] >= '0' && text[i] <= '9' && port <= 0xFFFF; i++) {
-                    port = port * 10 + text[i] - '0';
-                }
-                return port;
-            }
-        }
-        return 0;
+    /** tag = HMAC-SHA1(mac key, port || source), of which the first 10 bytes count. */
+    private void computeTag(int port, byte[] source) {
+        hmac.update((byte) (port >> 8));
+        hmac.update((byte) port);
+        hmac.update(source, 0, source.length);
+        hmac.doFinal(tag, 0);
     }
 
-    private static long number(Matcher line, String key, long max) {
-        long value = Long.parseLong(line.group(key));
-        if (value > max) {
-            throw new IllegalArgumentException(key);
-        }
-        return value;
+    /** pad = AES-128(cipher key, 12 zero bytes || counter as 4 bytes), of which the first 12 bytes count. */
+    private void computePad(long counter, byte[] out, int at) {
+        var block = ByteBuffer.allocate(16).putInt(12, (int) counter).array();
+        aes.processBlock(block, 0, block, 0);
+        System.arraycopy(block, 0, out, at, SEALED_LENGTH);
     }
 
-    /** The timestamp option's first half (RFC 7323), from TCP options in hexadecimal; empty if there is none. */
-    private static OptionalLong tsval(String hex) {
-        var options = ByteBuffer.wrap(hex == null ? new byte[0] : HexFormat.of().parseHex(hex));
-        while (options.remaining() >= 2) {
-            int kind = options.get();
-            if (kind == 1) {
-                continue;
-            }
-            int length = options.get() - 2;
-            if (kind == 8 && length == 8 && options.remaining() >= length) {
-                return OptionalLong.of(Integer.toUnsignedLong(options.getInt()));
-            }
-            if (kind == 0 || length < 0 || length > options.remaining()) {
-                break;
-            }
-            options.position(options.position() + length);
+    /** Computes the pads of next .. next + window - 1 that are not there from the last time. */
+    private void computePads(long next, int window) {
+        boolean some = pads.length == window * SEALED_LENGTH && next <= padsEnd && padsEnd - next <= window;
+        int kept = some ? (int) (padsEnd - next) : 0;
+        if (!some) {
+            pads = new byte[window * SEALED_LENGTH];
         }
-        return OptionalLong.empty();
+        System.arraycopy(pads, pads.length - kept * SEALED_LENGTH, pads, 0, kept * SEALED_LENGTH);
+        for (int i = kept; i < window; i++) {
+            computePad(next + i, pads, i * SEALED_LENGTH);
+        }
+        padsEnd = next + window;
     }
 }

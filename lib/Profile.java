@@ -1,57 +1,36 @@
 import java.io.IOException;
-import java.nio.charset.StandardCharsets;
+import java.net.InetAddress;
 import java.nio.file.Files;
-import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermission;
 import java.util.Base64;
+import java.util.BitSet;
 import java.util.List;
 import java.util.Map;
-import java.util.Set;
+import java.util.Optional;
 import java.util.TreeMap;
-import java.util.TreeSet;
-
-import picocli.CommandLine.TypeConversionException;
 
 /**
  * One profile directory: two keys, the next counter and a config, as the original knockknock lays them out. Reading one
  * changes nothing; the counter is the only file that is ever written again.
  */
-record Profile(Path dir, KnockCodec codec, Counter counter, Config config) {
-    private static final String COPY_AGAIN = ": copy the profile from the other side again";
+record Profile(Path dir, KnockCodec codec, Counter counter, Settings settings) {
+    private static final List<String> KEYS = List.of("knock_port", "open_ports", "carrier", "source");
 
-    /** A profile's config; an empty {@code openPorts} means any port. */
-    record Config(int knockPort, Set<Integer> openPorts, KnockCodec.Carrier carrier) {}
+    /**
+     * A profile's config. {@code openPorts} are the ports that it may open, if it says so; {@code source} is "any", "bound",
+     * a literal address, or "" where nothing is said.
+     */
+    record Settings(int knockPort, Optional<BitSet> openPorts, KnockCodec.Carrier carrier, String source) {}
 
     /** Loads a profile and opens its counter. */
     static Profile load(Path dir) throws IOException {
         if (!Files.isDirectory(dir)) {
-            throw new Cli.Failure("there is no profile " + dir + ": make one on the server with knockknock-genprofile,"
+            throw new Failure("there is no profile " + dir + ": make one on the server with knockknock-genprofile,"
                     + " and copy it here");
         }
         return new Profile(dir, new KnockCodec(key(dir.resolve("cipher.key")), key(dir.resolve("mac.key"))),
-                Counter.open(dir.resolve("counter")), config(dir));
-    }
-
-    /** Reads only the config of the profile in {@code dir}. */
-    static Config config(Path dir) throws IOException {
-        var file = dir.resolve("config");
-        var config = settings(file, Set.of("knock_port", "open_ports", "carrier"));
-        if (!config.containsKey("knock_port")) {
-            throw new Cli.Failure(file + ": knock_port is missing: add a line 'knock_port = PORT'");
-        }
-        var openPorts = new TreeSet<Integer>();
-        if (config.containsKey("open_ports")) {
-            for (var port : config.get("open_ports").split(",", -1)) {
-                openPorts.add(port(file, "open_ports", port.strip()));
-            }
-        }
-        var carrier = switch (config.getOrDefault("carrier", "cover")) {
-            case "cover" -> KnockCodec.Carrier.COVER;
-            case "classic" -> KnockCodec.Carrier.CLASSIC;
-            default -> throw new Cli.Failure(file + ": carrier must be cover or classic");
-        };
-        return new Config(port(file, "knock_port", config.get("knock_port")), openPorts, carrier);
+                Counter.open(dir.resolve("counter")), settings(dir));
     }
 
     /** The profile's name: on a server what it was called there, on a client the host. */
@@ -69,52 +48,74 @@ record Profile(Path dir, KnockCodec codec, Counter counter, Config config) {
         }
     }
 
-    /** Reads "key = value" lines below [main]; a key that is not in {@code known} is an error. */
-    static Map<String, String> settings(Path file, Set<String> known) throws IOException {
-        var values = new TreeMap<String, String>();
-        for (var line : read(file).lines().map(String::strip).toList()) {
-            if (line.isEmpty() || line.startsWith("#") || line.startsWith(";") || line.equals("[main]")) {
-                continue;
-            }
-            var parts = line.split("\\s*[=:]\\s*", 2);
-            if (parts.length < 2 || !known.contains(parts[0])) {
-                throw new Cli.Failure(file + ": unknown setting '" + parts[0] + "': known are "
-                        + String.join(", ", new TreeSet<>(known)));
-            }
-            if (values.put(parts[0], parts[1]) != null) {
-                throw new Cli.Failure(file + ": " + parts[0] + " is set twice: keep one");
+    /** The knock ports of all profiles below {@code parent}; no two may have the same. */
+    static Map<Integer, Path> knockPorts(Path parent) throws IOException {
+        var owners = new TreeMap<Integer, Path>();
+        for (var dir : list(parent)) {
+            var other = owners.put(settings(dir).knockPort, dir);
+            if (other != null) {
+                throw new Failure("the profiles " + other + " and " + dir + " have the same knock_port: change one");
             }
         }
-        return values;
+        return owners;
     }
 
-    /** A port from a config file. */
-    private static int port(Path file, String key, String text) {
+    private static Settings settings(Path dir) throws IOException {
+        var config = Config.read(dir.resolve("config"), KEYS);
+        var openPorts = Optional.<BitSet>empty();
+        if (config.get("open_ports").isPresent()) {
+            var ports = new BitSet();
+            for (var port : config.get("open_ports").get().split(",", -1)) {
+                ports.set(port(config, "open_ports", port.strip()));
+            }
+            openPorts = Optional.of(ports);
+        }
+        var carrier = switch (config.get("carrier").orElse("cover")) {
+            case "cover" -> KnockCodec.Carrier.COVER;
+            case "classic" -> KnockCodec.Carrier.CLASSIC;
+            default -> throw config.bad("carrier", "write cover or classic");
+        };
+        var source = config.get("source").orElse("");
+        if (!List.of("", "any", "bound").contains(source) && !isAddress(source) || config.get("source").equals(Optional.of(""))) {
+            throw config.bad("source", "write any, bound, or an address");
+        }
+        return new Settings(port(config, "knock_port", config.get("knock_port").orElse("")), openPorts, carrier, source);
+    }
+
+    private static int port(Config config, String key, String text) {
         try {
-            return new Cli.Port().convert(text);
-        } catch (TypeConversionException e) {
-            throw new Cli.Failure(file + ": " + key + ": " + e.getMessage());
+            return port(text);
+        } catch (Failure e) {
+            throw config.bad(key, e.getMessage());
+        }
+    }
+
+    /** A port in plain decimal, 1 to 65535. */
+    static int port(String text) {
+        if (!text.matches("[1-9][0-9]{0,4}") || Integer.parseInt(text) > 65535) {
+            throw new Failure("'" + text + "' is not a port: give a number from 1 to 65535");
+        }
+        return Integer.parseInt(text);
+    }
+
+    /** Whether {@code text} is an IPv4 or IPv6 address, and no name. */
+    static boolean isAddress(String text) {
+        try {
+            InetAddress.ofLiteral(text);
+            return true;
+        } catch (IllegalArgumentException e) {
+            return false;
         }
     }
 
     private static byte[] key(Path file) throws IOException {
-        var text = read(file).strip();
+        var text = Config.text(file).strip();
         if (Files.getPosixFilePermissions(file).stream().anyMatch(p -> p.compareTo(PosixFilePermission.GROUP_READ) >= 0)) {
-            throw new Cli.Failure(file + " is open to other users: chmod 600 " + file);
+            throw new Failure(file + " is open to other users: chmod 600 " + file);
         }
         if (!text.matches("[A-Za-z0-9+/]{22}==")) {
-            throw new Cli.Failure(file + " is damaged: it must hold 16 bytes in base64" + COPY_AGAIN);
+            throw new Failure(file + " is damaged: it must hold 16 bytes in base64; copy it from the other side again");
         }
         return Base64.getDecoder().decode(text);
-    }
-
-    private static String read(Path file) throws IOException {
-        try {
-            return Files.readString(file, StandardCharsets.UTF_8);
-        } catch (NoSuchFileException e) {
-            throw new Cli.Failure(file + " is missing" + COPY_AGAIN);
-        } catch (IOException e) {
-            throw new Cli.Failure("cannot read " + file + ": check its owner and mode");
-        }
     }
 }

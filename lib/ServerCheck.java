@@ -5,56 +5,66 @@ import java.nio.file.Files;
 import java.nio.file.LinkOption;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermission;
-import java.util.HashMap;
 import java.util.List;
+import java.util.regex.Pattern;
 
 /** knockknock-daemon --check: looks at all that a server needs, changes nothing, and says what is wrong and what to do. */
 final class ServerCheck {
     private boolean sound = true;
 
-    /** Checks the profiles below {@code dir}, the log and the firewall; true if there is no problem. */
-    boolean run(Path dir, Path log) throws IOException, InterruptedException {
-        checkProfiles(dir.resolve("profiles"));
-        checkLog(log);
-        for (var tool : List.of("iptables", "ip6tables")) {
-            checkFirewall(tool);
-        }
-        boolean recent = Files.exists(Path.of("/proc/net/xt_recent")) || output("modprobe", "-n", "-q", "xt_recent").exit == 0;
-        tell(recent, "the kernel's match xt_recent", "this kernel has no xt_recent: take one that has");
-        tell(true, "the clock does not matter", "");
+    /** Checks the profiles, the log, the kernel and the rules in force; true if there is no problem. */
+    boolean run(Path profiles, ServerConfig config) throws IOException, InterruptedException {
+        checkProfiles(profiles);
+        checkLog(config.log());
+        checkFirewallHalf(config);
+        checkRules("IPv4", "iptables-save", "ip|inet");
+        checkRules("IPv6", "ip6tables-save", "ip6|inet");
         return sound;
     }
 
     /** Prints a line for a thing that is all right, or for a problem with its remedy. */
-    void tell(boolean ok, String thing, String problem) {
+    private void report(boolean ok, String thing, String problem) {
         System.out.println(ok ? "ok       " + thing : "problem  " + problem);
         sound &= ok;
     }
 
     private void checkProfiles(Path profiles) throws IOException {
-        var owners = new HashMap<Integer, String>();
+        try {
+            Profile.knockPorts(profiles);
+        } catch (Failure e) {
+            report(false, "", e.getMessage());
+        }
+        int count = 0;
         for (var path : Profile.list(profiles)) {
             try {
                 var profile = Profile.load(path);
-                int port = profile.config().knockPort();
-                var opens = profile.config().openPorts();
-                tell(true, "profile " + profile.name() + ": knock port " + port + ", next counter " + profile.counter().read()
-                        + ", opens " + (opens.isEmpty() ? "any port" : opens), "");
-                var other = owners.put(port, profile.name());
-                tell(other == null, "knock port " + port + " is only its own", profile.name() + " has the knock port of " + other
-                        + ": change one");
-                tell(!Sys.isListening(port), "nothing listens on " + port, "a service listens on the knock port " + port
+                int port = profile.settings().knockPort();
+                report(true, "profile " + profile.name() + ": knock port " + port + ", next counter " + profile.counter().read()
+                        + ", opens " + profile.settings().openPorts().map(ports -> "ports " + ports).orElse("any port"), "");
+                report(!isListening(port), "nothing listens on " + port, "a service listens on the knock port " + port
                         + ": choose another");
-            } catch (Cli.Failure e) {
-                tell(false, "", e.getMessage());
+                count++;
+            } catch (Failure e) {
+                report(false, "", e.getMessage());
             }
         }
-        tell(!owners.isEmpty(), "profiles: " + owners.size(), "no sound profile in " + profiles + ": knockknock-genprofile makes one");
+        report(count > 0, "profiles: " + count, "no sound profile in " + profiles + ": knockknock-genprofile makes one");
+    }
+
+    /** Whether a service of this host listens on a TCP port (proc_pid_net(5); state 0A is LISTEN). */
+    static boolean isListening(int port) throws IOException {
+        var listening = Pattern.compile(" *\\d+: [0-9A-F]+:%04X [0-9A-F]+:0000 0A .*".formatted(port)).asMatchPredicate();
+        for (var table : List.of(Path.of("/proc/net/tcp"), Path.of("/proc/net/tcp6"))) {
+            if (Files.exists(table) && Files.readAllLines(table).stream().anyMatch(listening)) {
+                return true;
+            }
+        }
+        return false;
     }
 
     private void checkLog(Path log) throws IOException {
         if (log.equals(KernelLog.KMSG)) {
-            tell(Files.isReadable(log), "log " + log, "cannot read " + log + ": is this a container?");
+            report(Files.isReadable(log), "log " + log, "cannot read " + log + ": is this a container?");
             return;
         }
         boolean written = false;
@@ -64,16 +74,16 @@ final class ServerCheck {
                 written = writesTo(process.next(), file);
             }
         }
-        tell(written, "log " + log + ": a program writes to it", "no program writes to " + log
-                + ": start rsyslog, or set log = /dev/kmsg in the config");
+        report(written, "log " + log + ": a program writes to it", "no program writes to " + log
+                + ": start rsyslog, or take the line 'log =' out of the config to follow /dev/kmsg");
     }
 
     /** Whether a process has {@code file} open for writing, which the mode of its link in fd tells (proc_pid_fd(5)). */
     private static boolean writesTo(Path process, Path file) {
         try (var descriptors = Files.newDirectoryStream(process.resolve("fd"))) {
             for (var descriptor : descriptors) {
-                if (Files.readSymbolicLink(descriptor).equals(file) && Files.getPosixFilePermissions(descriptor, LinkOption.NOFOLLOW_LINKS)
-                        .contains(PosixFilePermission.OWNER_WRITE)) {
+                if (Files.readSymbolicLink(descriptor).equals(file) && Files.getPosixFilePermissions(descriptor,
+                        LinkOption.NOFOLLOW_LINKS).contains(PosixFilePermission.OWNER_WRITE)) {
                     return true;
                 }
             }
@@ -83,26 +93,41 @@ final class ServerCheck {
         }
     }
 
-    private void checkFirewall(String tool) throws IOException, InterruptedException {
-        var input = output(tool, "-w", "-S", "INPUT");
-        tell(input.exit == 0, tool, "cannot run " + tool + ": install iptables (" + input.text.strip().replace('\n', ' ') + ")");
-        if (input.exit == 0) {
-            boolean denies = input.text.lines().anyMatch(rule -> rule.equals("-P INPUT DROP")
-                    || rule.matches("-A INPUT -j (DROP|REJECT).*"));
-            tell(denies, tool + " denies what is not allowed", tool + " lets everything in, so there is nothing to open:"
-                    + " deny in INPUT, for example with minimal-firewall.sh (what nft or firewalld drop by themselves stays dropped)");
+    /** Starts the firewall half in a network namespace of its own, where it makes its log rule and tries an opening. */
+    private void checkFirewallHalf(ServerConfig config) throws IOException, InterruptedException {
+        try {
+            var half = FirewallPipe.start(List.of("/usr/bin/unshare", "--net", "--"), config, "any", "1");
+            half.getOutputStream().close();
+            half.waitFor();
+            report(true, "log rule and opening: this kernel and nft can", "");
+        } catch (Failure e) {
+            report(false, "", e.getMessage());
         }
     }
 
-    private record Output(int exit, String text) {}
+    /** Reads the rules in force: something has to be denied, and connections that are expected have to be let in. */
+    private void checkRules(String version, String save, String families) throws InterruptedException {
+        var nft = Pattern.compile("(?ms)^table (" + families + ") (?!knockknock ).*?^}").matcher(output("nft", "list", "ruleset"))
+                .results().map(table -> table.group()).reduce("", String::concat);
+        var rules = nft + output(save);
+        boolean denies = Pattern.compile("(?i)policy drop|:INPUT DROP|\\b(drop|reject)\\b").matcher(rules).find();
+        report(denies, version + ": the rules deny what is not allowed", version + ": the rules let everything in, so there is"
+                + " nothing to open: deny, for example with minimal-firewall.sh");
+        boolean related = Pattern.compile("(?i)\\brelated\\b.*\\baccept\\b").matcher(rules).find();
+        report(related, version + ": the rules accept related connections", version + ": no rule accepts related connections,"
+                + " and so no opening works: add 'ct state established,related accept' (nft),"
+                + " or -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT (iptables)");
+    }
 
-    private static Output output(String... command) throws InterruptedException {
+    /** What a program prints; nothing if there is no such program. */
+    private static String output(String... command) throws InterruptedException {
         try {
-            var process = new ProcessBuilder(command).redirectErrorStream(true).start();
+            var process = new ProcessBuilder(command).redirectError(ProcessBuilder.Redirect.DISCARD).start();
             var text = new String(process.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
-            return new Output(process.waitFor(), text);
+            process.waitFor();
+            return text;
         } catch (IOException e) {
-            return new Output(-1, e.getMessage());
+            return "";
         }
     }
 }

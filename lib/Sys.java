@@ -2,7 +2,6 @@ import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.FunctionDescriptor;
 import java.lang.foreign.Linker;
-import java.lang.foreign.MemoryLayout;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
@@ -10,38 +9,39 @@ import java.net.Inet6Address;
 import java.net.InetAddress;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Optional;
-import java.util.regex.Pattern;
 
 /**
- * The operating system calls that the JDK lacks, through java.lang.foreign: raw sockets, giving root up, starting again
- * under sudo. Every call goes through glibc, whose set*id functions change all threads of a JVM (man 7 nptl).
+ * System calls that the JDK lacks, through java.lang.foreign: raw sockets, privileges, terminals, exec. They go through
+ * glibc, whose set*id functions change all threads of a process (nptl(7)); capset(2) changes the calling thread.
  */
 final class Sys {
-    static final int AF_INET = 2;
-    static final int AF_INET6 = 10;
-    private static final int SOCK_RAW = 3;
-    private static final int IPPROTO_RAW = 255;
-    private static final int SEEK_END = 2;
+    static final int AF_INET = 2, AF_INET6 = 10;
+    static final int CAP_NET_RAW = 13;
+    private static final int SOCK_RAW = 3, IPPROTO_RAW = 255;
+    private static final int PR_SET_DUMPABLE = 4, LINUX_CAPABILITY_VERSION_3 = 0x20080522;
+    private static final int O_RDWR = 2, TIOCNOTTY = 0x5422, SIGHUP = 1, SIG_IGN = 1, SEEK_END = 2;
 
-    private static final Linker LINKER = Linker.nativeLinker();
-    private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT;
-    private static final ValueLayout.OfLong LONG = ValueLayout.JAVA_LONG;
-    private static final MemoryLayout POINTER = ValueLayout.ADDRESS;
+    /**
+     * One type for all functions here. Each takes integers and pointers, at most six, which every 64-bit Linux passes in
+     * registers, where one too many is not seen; a second type would cost each start 10 milliseconds.
+     */
+    private static final MethodHandle CALL;
+
+    static {
+        var word = ValueLayout.JAVA_LONG;
+        CALL = Linker.nativeLinker().downcallHandle(FunctionDescriptor.of(word, word, word, word, word, word, word));
+    }
 
     private Sys() {}
 
-    /** A line of the user database. */
-    record User(String name, int uid, int gid, Path home) {}
-
-    /** Opens a raw socket to which whole IP packets are written (man 7 raw); -1 if that is not permitted or not there. */
+    /** A raw socket to which whole IP packets are written (raw(7)); -1 if that is not permitted or not there. */
     static int rawSocket(int family) {
-        return (int) call("socket", FunctionDescriptor.of(INT, INT, INT, INT), family, SOCK_RAW, IPPROTO_RAW);
+        return (int) call("socket", family, SOCK_RAW, IPPROTO_RAW);
     }
 
     /** Sends one whole IP packet. */
@@ -49,9 +49,7 @@ final class Sys {
         try (var arena = Arena.ofConfined()) {
             var data = arena.allocateFrom(ValueLayout.JAVA_BYTE, packet);
             var address = arena.allocateFrom(ValueLayout.JAVA_BYTE, sockaddr(to));
-            long sent = (long) call("sendto", FunctionDescriptor.of(LONG, INT, POINTER, LONG, INT, POINTER, INT),
-                    socket, data, data.byteSize(), 0, address, (int) address.byteSize());
-            if (sent != packet.length) {
+            if (call("sendto", socket, data.address(), packet.length, 0, address.address(), address.byteSize()) != packet.length) {
                 throw new IOException("the kernel did not send the packet to " + to.getHostAddress()
                         + ": is there a route, and does a firewall on this host let it out?");
             }
@@ -69,41 +67,66 @@ final class Sys {
         return bytes.array();
     }
 
-    static boolean isRoot() {
-        return (int) call("geteuid", FunctionDescriptor.of(INT)) == 0;
+    static int uid() {
+        return (int) call("geteuid");
+    }
+
+    static int gid() {
+        return (int) call("getegid");
     }
 
     /** Becomes {@code uid} and {@code gid} with no other groups than {@code groups}, in every thread and for good. */
     static void dropTo(int uid, int gid, int... groups) {
         try (var arena = Arena.ofConfined()) {
-            var list = arena.allocateFrom(INT, groups);
-            must("setgroups", FunctionDescriptor.of(INT, LONG, POINTER), (long) groups.length, list);
-            must("setgid", FunctionDescriptor.of(INT, INT), gid);
-            must("setuid", FunctionDescriptor.of(INT, INT), uid);
+            var list = arena.allocateFrom(ValueLayout.JAVA_INT, groups);
+            must("setgroups", groups.length, list.address());
+            must("setgid", gid);
+            must("setuid", uid);
         }
-        if ((int) call("setuid", FunctionDescriptor.of(INT, INT), 0) == 0) {
-            throw new IllegalStateException("root came back after it was given up");
+        if ((int) call("setuid", 0) == 0) {
+            throw new Failure("root came back after it was given up");
+        }
+        closeToOthers();
+    }
+
+    /** Keeps other processes, also the same user's, from tracing this one, its memory and its descriptors. */
+    static void closeToOthers() {
+        must("prctl", PR_SET_DUMPABLE, 0);
+    }
+
+    /** Gives all capabilities of this thread up, and so those of every thread that it starts. */
+    static void dropCapabilities() {
+        try (var arena = Arena.ofConfined()) {
+            var header = arena.allocateFrom(ValueLayout.JAVA_INT, LINUX_CAPABILITY_VERSION_3, 0);
+            must("capset", header.address(), arena.allocate(6 * 4).address());
         }
     }
 
-    /** Replaces this process by the same java, class path and arguments under sudo; returns only by throwing. */
-    static Cli.Failure execSudo(String why) throws IOException {
-        var command = new ArrayList<>(List.of("/usr/bin/sudo", "--",
-                Files.readSymbolicLink(Path.of("/proc/self/exe")).toString()));
-        var own = Files.readString(Path.of("/proc/self/cmdline")).split("\0", -1);
-        command.addAll(List.of(own).subList(1, own.length - 1));
-        Cli.complain(why + " needs root: asking sudo");
+    /** Leaves the controlling terminal, so that nothing can be typed into it; Ctrl-C goes on to reach this process. */
+    static void leaveTerminal() {
+        try (var arena = Arena.ofConfined()) {
+            long tty = call("open", arena.allocateFrom("/dev/tty").address(), O_RDWR);
+            if ((int) tty >= 0) {
+                long handler = call("signal", SIGHUP, SIG_IGN); // which a session's leader would get now
+                must("ioctl", tty, TIOCNOTTY);
+                call("signal", SIGHUP, handler);
+                must("close", tty);
+            }
+        }
+    }
+
+    /** Replaces this process by another program; returns only if that cannot be started. */
+    static void exec(List<String> command) {
         try (var arena = Arena.ofConfined()) {
             var argv = arena.allocate(ValueLayout.ADDRESS, command.size() + 1);
             for (int i = 0; i < command.size(); i++) {
                 argv.setAtIndex(ValueLayout.ADDRESS, i, arena.allocateFrom(command.get(i)));
             }
-            call("execv", FunctionDescriptor.of(INT, POINTER, POINTER), arena.allocateFrom(command.getFirst()), argv);
+            call("execv", argv.get(ValueLayout.ADDRESS, 0).address(), argv.address());
         }
-        return new Cli.Failure(why + " needs root, and /usr/bin/sudo cannot be started: install sudo, or run as root");
     }
 
-    /** The /proc entry of a file that this process has open; empty if there is none. It follows the file when that moves. */
+    /** The entry in /proc/self/fd of a file that this process has open. It follows the file when that moves or goes. */
     static Optional<Path> descriptor(Path file) throws IOException {
         try (var open = Files.newDirectoryStream(Path.of("/proc/self/fd"))) {
             for (var fd : open) {
@@ -115,79 +138,23 @@ final class Sys {
         return Optional.empty();
     }
 
-    /** Moves an open file to its end, which the JDK does by size and /dev/kmsg has none. */
+    /** Moves an open file to its end, which the JDK does by size, and /dev/kmsg has none. */
     static void seekToEnd(Path file) throws IOException {
         int fd = Integer.parseInt(descriptor(file).orElseThrow().getFileName().toString());
-        if ((long) call("lseek", FunctionDescriptor.of(LONG, INT, LONG, INT), fd, 0L, SEEK_END) < 0) {
-            throw new IOException("cannot seek to the end of " + file);
+        must("lseek", fd, 0, SEEK_END);
+    }
+
+    private static void must(String function, long... arguments) {
+        if ((int) call(function, arguments) < 0) {
+            throw new Failure("the kernel refused " + function + "(2): does a container or seccomp forbid it?");
         }
     }
 
-    /** Whether a service of this host listens on a TCP port, as /proc/net tells (proc_pid_net(5); state 0A is LISTEN). */
-    static boolean isListening(int port) throws IOException {
-        var listening = Pattern.compile(" *\\d+: [0-9A-F]+:%04X [0-9A-F]+:0000 0A .*".formatted(port)).asMatchPredicate();
-        for (var table : List.of(Path.of("/proc/net/tcp"), Path.of("/proc/net/tcp6"))) {
-            if (Files.exists(table) && Files.readAllLines(table).stream().anyMatch(listening)) {
-                return true;
-            }
-        }
-        return false;
-    }
-
-    /** Looks up one line of the system's {@code passwd} or {@code group} database, wherever that is kept; empty if none. */
-    static List<String> getent(String database, String name) throws IOException {
-        var process = new ProcessBuilder("/usr/bin/getent", "--", database, name);
-        process.environment().clear();
-        var line = new String(process.start().getInputStream().readAllBytes(), StandardCharsets.UTF_8).strip();
-        return line.isEmpty() ? List.of() : List.of(line.split(":", -1));
-    }
-
-    static User user(String name) throws IOException {
-        var fields = getent("passwd", name);
-        if (fields.size() < 6) {
-            throw new Cli.Failure("there is no user '" + name + "'");
-        }
-        return new User(name, Integer.parseInt(fields.get(2)), Integer.parseInt(fields.get(3)), Path.of(fields.get(5)));
-    }
-
-    /** A group's number. */
-    static int group(String name) throws IOException {
-        var fields = getent("group", name);
-        if (fields.size() < 3) {
-            throw new Cli.Failure("there is no group '" + name + "'");
-        }
-        return Integer.parseInt(fields.get(2));
-    }
-
-    /** Becomes the user who ran sudo, if one did; returns the home directory of whom this process works for. */
-    static Path dropToInvoker() throws IOException {
-        var sudoUser = System.getenv("SUDO_USER");
-        if (!isRoot() || sudoUser == null || sudoUser.equals("root")) {
-            return Path.of(System.getProperty("user.home"));
-        }
-        var invoker = user(sudoUser);
-        dropTo(invoker.uid, invoker.gid);
-        return invoker.home;
-    }
-
-    /** If this process is root's own, becomes nobody, with the files that it has open. */
-    static void dropToNobody() throws IOException {
-        if (isRoot()) {
-            var nobody = user("nobody");
-            dropTo(nobody.uid, nobody.gid);
-        }
-    }
-
-    private static void must(String function, FunctionDescriptor type, Object... arguments) {
-        if ((int) call(function, type, arguments) != 0) {
-            throw new IllegalStateException(function + " failed: root was not given up");
-        }
-    }
-
-    private static Object call(String function, FunctionDescriptor type, Object... arguments) {
-        MethodHandle handle = LINKER.downcallHandle(LINKER.defaultLookup().findOrThrow(function), type);
+    private static long call(String function, long... arguments) {
+        var a = Arrays.copyOf(arguments, 6);
         try {
-            return handle.invokeWithArguments(arguments);
+            MemorySegment address = Linker.nativeLinker().defaultLookup().findOrThrow(function);
+            return (long) CALL.invokeExact(address, a[0], a[1], a[2], a[3], a[4], a[5]);
         } catch (Throwable e) {
             throw new IllegalStateException(function, e);
         }

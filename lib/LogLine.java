@@ -1,0 +1,111 @@
+import java.net.InetAddress;
+import java.nio.ByteBuffer;
+import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
+import java.util.BitSet;
+import java.util.HexFormat;
+import java.util.Optional;
+import java.util.OptionalLong;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+
+/** Reads a line of the kernel's log (PROTOCOL.md 6.1). Bytes in, the SYN that the line tells of out, or nothing. */
+final class LogLine {
+    /** A SYN to a knock port, as the kernel logged it. */
+    record Syn(InetAddress source, InetAddress destination, int knockPort, KnockCodec.Fields fields) {}
+
+    private LogLine() {}
+
+    /*
+     * What net/netfilter/nf_log_syslog.c writes for a SYN, in one line:
+     *
+     * knockknock: IN=eth0 OUT= MAC=92:05:ad:38:95:a9:e6:80:61:37:b5:0c:08:00
+     * SRC=192.0.2.2 DST=192.0.2.1 LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=64195 DF
+     * PROTO=TCP SPT=34210 DPT=666 SEQ=2495071961 ACK=0 WINDOW=64240 RES=0x00 SYN URGP=0
+     * OPT (020405B40402080A1423DB49000000000103030A)
+     *
+     * All of it must be there, each key once and in its place, and no flag but SYN. The quantifiers
+     * are possessive (++, *+, ?+): what one has matched it never gives back, so that a line which does
+     * not fit is refused in one pass. Only the first may give back: it stops at the first '=' anyway.
+     */
+    private static final Pattern LINE = Pattern.compile("""
+            [^=]* IN=\\S*+ \\ OUT=\\S*+ (?:\\ (?!SRC=)[A-Z]++=\\S*+)*+  # before IN=: no '=' at all
+            \\ SRC=(?<source>[0-9a-f.:]++) \\ DST=(?<destination>[0-9a-f.:]++) \\ LEN=\\d++
+            (?: \\ TOS=\\w++ \\ PREC=\\w++ \\ TTL=\\d++ \\ ID=(?<id>\\d++)           # IPv4
+                (?:\\ CE)?+ (?:\\ DF)?+ (?:\\ MF)?+
+              | \\ TC=\\d++ \\ HOPLIMIT=\\d++ \\ FLOWLBL=(?<label>\\d++) )          # IPv6
+            (?:\\ OPT\\ \\([0-9A-F\\ ]*+\\))*+                                    # IP options
+            \\ PROTO=TCP \\ SPT=(?<spt>\\d++) \\ DPT=(?<dpt>\\d++)
+            \\ SEQ=(?<seq>\\d++) \\ ACK=(?<ack>\\d++) \\ WINDOW=(?<window>\\d++)
+            \\ RES=0x\\w\\w \\ SYN \\ URGP=(?<urgp>\\d++)
+            (?:\\ OPT\\ \\((?<options>(?:[0-9A-F]{2})++)\\))?+ (?:\\ MARK=\\w++)?+ \\ ?+
+            """, Pattern.COMMENTS);
+    private static final byte[] DPT = " DPT=".getBytes(StandardCharsets.US_ASCII);
+
+    /** The SYN to one of {@code knockPorts} that text[from..to) tells of. Other lines, nearly all, cost no garbage. */
+    static Optional<Syn> parse(byte[] text, int from, int to, BitSet knockPorts) {
+        // Refuse a line about another port at the first look.
+        if (!knockPorts.get(firstPort(text, from, to))) {
+            return Optional.empty();
+        }
+        // Refuse all that is not a whole line about a SYN.
+        Matcher line = LINE.matcher(new String(text, from, to - from, StandardCharsets.ISO_8859_1));
+        if (!line.matches()) {
+            return Optional.empty();
+        }
+        try {
+            // Take the numbers, each in its field's range.
+            number(line, "spt", 0xFFFF);
+            number(line, "urgp", 0xFFFF);
+            long id = line.group("id") != null ? number(line, "id", 0xFFFF) : number(line, "label", 0xFFFFF) & 0xFFFF;
+            var fields = new KnockCodec.Fields((int) id, number(line, "seq", 0xFFFF_FFFFL), number(line, "ack", 0xFFFF_FFFFL),
+                    (int) number(line, "window", 0xFFFF), tsval(line.group("options")));
+            return Optional.of(new Syn(InetAddress.ofLiteral(line.group("source")),
+                    InetAddress.ofLiteral(line.group("destination")), (int) number(line, "dpt", 0xFFFF), fields));
+        } catch (IllegalArgumentException e) {
+            return Optional.empty(); // an address or a number that no packet has
+        }
+    }
+
+    /** The number behind the first DPT=, or 0, which is no knock port. */
+    private static int firstPort(byte[] text, int from, int to) {
+        for (int at = from; at <= to - DPT.length; at++) {
+            if (text[at] == ' ' && Arrays.equals(text, at, at + DPT.length, DPT, 0, DPT.length)) {
+                int port = 0;
+                for (int i = at + DPT.length; i < to && text[i] >= '0' && text[i] <= '9' && port <= 0xFFFF; i++) {
+                    port = port * 10 + text[i] - '0';
+                }
+                return port;
+            }
+        }
+        return 0;
+    }
+
+    private static long number(Matcher line, String key, long max) {
+        long value = Long.parseLong(line.group(key));
+        if (value > max) {
+            throw new IllegalArgumentException(key);
+        }
+        return value;
+    }
+
+    /** The timestamp option's first half (RFC 7323), from TCP options in hexadecimal; empty if there is none. */
+    private static OptionalLong tsval(String hex) {
+        var options = ByteBuffer.wrap(hex == null ? new byte[0] : HexFormat.of().parseHex(hex));
+        while (options.remaining() >= 2) {
+            int kind = options.get();
+            if (kind == 1) { // no operation: one byte
+                continue;
+            }
+            int length = options.get() - 2; // of what follows
+            if (kind == 8 && length == 8 && options.remaining() >= length) {
+                return OptionalLong.of(Integer.toUnsignedLong(options.getInt()));
+            }
+            if (kind == 0 || length < 0 || length > options.remaining()) {
+                break; // the end, or nonsense
+            }
+            options.position(options.position() + length);
+        }
+        return OptionalLong.empty();
+    }
+}

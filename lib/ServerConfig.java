@@ -1,0 +1,69 @@
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.attribute.PosixFilePermission;
+import java.util.List;
+
+/**
+ * A server's config: how many seconds a port stays open, how many counters are tried, which log is read, and as whom: user
+ * and group by number, with the one further group that lets them read the log, if it takes one.
+ */
+record ServerConfig(int delay, int window, Path log, String userName, int user, int group, int[] logGroups) {
+    /** So many counters that a forged line costs less than a millisecond (PROTOCOL.md 11). */
+    private static final int LARGEST_WINDOW = 500;
+
+    /** Reads DIR/config, if it is there; {@code logOption} takes the place of its log, if it is not null. */
+    static ServerConfig read(Path dir, Path logOption) throws IOException {
+        var file = dir.resolve("config");
+        var known = List.of("delay", "error_window", "log", "user", "group");
+        var config = Config.read(Files.exists(file) ? file : Path.of("/dev/null"), known);
+        var log = logOption != null ? logOption : Path.of(config.get("log").orElse(KernelLog.KMSG.toString()));
+        if (!Files.exists(log)) {
+            throw new Failure("there is no log " + log + ": name the file with the kernel's messages, or /dev/kmsg");
+        }
+        boolean ownUser = !lookUp("passwd", "knockknock").isEmpty();
+        var name = config.get("user").orElse(ownUser ? "knockknock" : "nobody");
+        var user = lookUp("passwd", name);
+        if (user.isEmpty()) {
+            throw config.bad("user", "there is no such user");
+        }
+        int group = Integer.parseInt(user.get(3));
+        if (config.get("group").isPresent()) {
+            var entry = lookUp("group", config.get("group").get());
+            if (entry.isEmpty()) {
+                throw config.bad("group", "there is no such group");
+            }
+            group = Integer.parseInt(entry.get(2));
+        }
+        if (user.get(2).equals("0") || group == 0) {
+            throw new Failure(file + ": the daemon must not stay root: set user and group to unprivileged ones");
+        }
+        return new ServerConfig(number(config, "delay", 15, 3600), number(config, "error_window", 100, LARGEST_WINDOW),
+                log.toAbsolutePath(), name, Integer.parseInt(user.get(2)), group, logGroups(log));
+    }
+
+    private static int number(Config config, String key, int otherwise, int most) {
+        var text = config.get(key).orElse("" + otherwise);
+        if (!text.matches("[1-9][0-9]{0,8}") || Integer.parseInt(text) > most) {
+            throw config.bad(key, "give a number from 1 to " + most);
+        }
+        return Integer.parseInt(text);
+    }
+
+    /** /dev/kmsg is open before root is given up; a file is opened again whenever it is rotated. */
+    private static int[] logGroups(Path log) throws IOException {
+        int group = (int) Files.getAttribute(log, "unix:gid");
+        boolean needed = !log.equals(KernelLog.KMSG) && group != 0
+                && Files.getPosixFilePermissions(log).contains(PosixFilePermission.GROUP_READ);
+        return needed ? new int[] {group} : new int[0];
+    }
+
+    /** A line of the system's {@code passwd} or {@code group} database, wherever that is kept; empty if there is none. */
+    private static List<String> lookUp(String database, String name) throws IOException {
+        var process = new ProcessBuilder("/usr/bin/getent", "--", database, name);
+        process.environment().clear();
+        var line = new String(process.start().getInputStream().readAllBytes(), StandardCharsets.UTF_8).strip();
+        return line.isEmpty() ? List.of() : List.of(line.split(":", -1));
+    }
+}

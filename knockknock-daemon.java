@@ -10,6 +10,7 @@
 //SOURCES lib/KernelLog.java
 //SOURCES lib/KnockCodec.java
 //SOURCES lib/LogLine.java
+//SOURCES lib/Privileges.java
 //SOURCES lib/Profile.java
 //SOURCES lib/ServerCheck.java
 //SOURCES lib/ServerConfig.java
@@ -32,9 +33,10 @@ import picocli.CommandLine.Command;
 import picocli.CommandLine.Option;
 
 /**
- * The server: finds knocks in the kernel's log, verifies them, stores the counter, and has its firewall half let one
- * connection in. Binds no socket and sends nothing. As root it reads its configuration and profiles, opens their counters
- * and the log, and starts the firewall half; then it drops to an unprivileged user for good, and only then reads the log.
+ * The server: finds knocks in the kernel's log, verifies them, stores the counter, and has its
+ * firewall half let one connection in. Binds no socket and sends nothing. As root it reads its
+ * configuration and profiles, opens their counters and the log, and starts the firewall half; then
+ * it drops to an unprivileged user for good, and only then reads the log.
  */
 @Command(name = "knockknock-daemon", mixinStandardHelpOptions = true, versionProvider = Cli.Version.class, sortOptions = false,
         description = "Watch the kernel's log for knocks, and let those in who hold the keys.%n",
@@ -89,15 +91,16 @@ final class KnockknockDaemon implements Callable<Integer> {
         if (Sys.uid() != 0) {
             throw Sudo.asRoot("starting the daemon");
         }
+        Privileges.closeInherited();
+        Privileges.leaveTerminal();
         var config = ServerConfig.read(dir, logOption);
         if (check) {
             return new ServerCheck().run(dir.resolve("profiles"), config) ? 0 : 1;
         }
         loadProfiles(config.window());
-        Sys.leaveTerminal();
         try (var log = KernelLog.open(config.log())) {
             firewall = FirewallPipe.start(config, ports(), numbers(knockPorts));
-            Sys.dropTo(config.user(), config.group(), config.logGroups());
+            Privileges.dropTo(config.user(), config.group(), config.logGroups());
             if (!config.log().equals(KernelLog.KMSG) && !Files.isReadable(config.log())) {
                 throw new Failure("the user " + config.userName() + " may not read " + config.log()
                         + ": in " + dir + "/config, set group to one that may");
@@ -130,7 +133,10 @@ final class KnockknockDaemon implements Callable<Integer> {
         return ports.stream().mapToObj(String::valueOf).collect(Collectors.joining(","));
     }
 
-    /** One line of the log: if it is a knock, and right, opens the port that it asks for. The steps are PROTOCOL.md 6's. */
+    /**
+     * One line of the log: if it is a knock, and right, opens the port that it asks for. The steps
+     * are PROTOCOL.md 6's.
+     */
     private void receive(byte[] text, int from, int to) throws IOException {
         // 1, 2. Refuse all but a SYN to a knock port.
         var found = LogLine.parse(text, from, to, knockPorts);

@@ -28,16 +28,19 @@ import java.util.stream.Stream;
 
 /**
  * The firewall half: the only privileged code of a server, and CAP_NET_ADMIN is its only privilege.
- * knockknock-daemon starts it as {@code KnockknockFirewall DELAY PORTS KNOCKPORTS}. It makes the log
- * rule, then reads records of 34 bytes from stdin: source and destination (16 bytes each, IPv4 as
- * ::ffff:a.b.c.d) and a port. For each it lets one TCP connection from there to that port of this host
- * in, within DELAY seconds, and answers one byte: 0, or an errno. It neither reads nor changes the
- * host's rules, and starts nothing but nft. When it ends, the kernel takes back what it did.
+ * knockknock-daemon starts it as {@code KnockknockFirewall DELAY PORTS KNOCKPORTS}. It makes the
+ * log rule, then reads records of 34 bytes from stdin: source and destination (16 bytes each, IPv4
+ * as ::ffff:a.b.c.d) and a port. For each it lets one TCP connection from there to that port of
+ * this host in, within DELAY seconds, and answers one byte: 0, or an errno. It neither reads nor
+ * changes the host's rules, and starts nothing but nft. When it ends, the kernel takes back what it
+ * did.
  */
 final class KnockknockFirewall {
     private static final int ENOENT = 2, EIO = 5, EACCES = 13, EEXIST = 17; // errno-base.h
 
-    /** The log rule, in a table that only its owner may change, and that the kernel removes with it. */
+    /**
+     * The log rule, in a table that only its owner may change, and that the kernel removes with it.
+     */
     private static final String LOG_RULE = """
             add table inet knockknock { flags owner; }
             add chain inet knockknock input \
@@ -60,7 +63,10 @@ final class KnockknockFirewall {
             """.replace("LIMIT", "limit rate 50/second burst 100 packets").replace("LOG",
             "log prefix \"knockknock: \" level debug flags tcp sequence,options flags ip options");
 
-    /** Where there is no nft: a shell that makes the log rule in iptables, and removes it at the end. */
+    /**
+     * Where there is no nft: a shell that makes the log rule in iptables, and removes it at the
+     * end.
+     */
     private static final String IPTABLES = """
             remove() {
                 $1 -w -D INPUT -j KNOCKKNOCK; $1 -w -F KNOCKKNOCK; $1 -w -X KNOCKKNOCK
@@ -91,7 +97,7 @@ final class KnockknockFirewall {
 
     static void main(String[] args) throws Throwable {
         if (args.length != 3) {
-            System.err.println("knockknock: this is the firewall half: run knockknock-daemon instead");
+            System.err.println("knockknock: this is the firewall half, which knockknock-daemon starts: run that");
             System.exit(2);
         }
         int delay = Integer.parseInt(args[0]);
@@ -168,7 +174,10 @@ final class KnockknockFirewall {
         return InetAddress.getByAddress(bytes);
     }
 
-    /** Drops SYNs that come before their turn, so that they come again, and meet no REJECT of the host. */
+    /**
+     * Drops SYNs that come before their turn, so that they come again, and meet no REJECT of the
+     * host.
+     */
     private static void hold(InetAddress source, int port, int delay) throws IOException {
         long now = System.nanoTime();
         waiting.values().removeIf(end -> end - now <= 0);
@@ -180,9 +189,10 @@ final class KnockknockFirewall {
     }
 
     /**
-     * Has the kernel's connection tracking expect one connection: 0, or an errno. An expectation belongs
-     * to a master connection, which is made up for it. Names and numbers are those of linux/netlink.h
-     * and linux/netfilter/nfnetlink_conntrack.h; net/netfilter/nf_conntrack_netlink.c acts on them.
+     * Has the kernel's connection tracking expect one connection: 0, or an errno. An expectation
+     * belongs to a master connection, which is made up for it. Names and numbers are those of
+     * linux/netlink.h and linux/netfilter/nfnetlink_conntrack.h;
+     * net/netfilter/nf_conntrack_netlink.c acts on them.
      */
     private static int open(byte[] from, byte[] to, int port, int seconds) throws Throwable {
         byte family = (byte) (from.length == 4 ? 2 : 10); // AF_INET, AF_INET6
@@ -246,7 +256,9 @@ final class KnockknockFirewall {
                 .putShort((short) (4 + body.length)).putShort((short) type).put(body).array();
     }
 
-    /** struct nlmsghdr: length, type, flags, sequence, port; struct nfgenmsg: family, version, id. */
+    /**
+     * struct nlmsghdr: length, type, flags, sequence, port; struct nfgenmsg: family, version, id.
+     */
     private static byte[] message(int type, int flags, byte family, byte[]... attributes) {
         var body = join(attributes);
         return ByteBuffer.allocate(20 + body.length).order(ByteOrder.nativeOrder())

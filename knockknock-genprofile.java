@@ -33,9 +33,9 @@ import picocli.CommandLine.Parameters;
 import picocli.CommandLine.Spec;
 
 /**
- * Makes a profile on the server: two random keys, a counter and a config, in one new directory that appears whole or not
- * at all. Reads the other profiles' configs, and changes nothing that is there. Runs as root, to whom the directory
- * belongs.
+ * Makes a profile on the server: two random keys, a counter and a config, in one new directory that
+ * appears whole or not at all. Reads the other profiles' configs, and changes nothing that is
+ * there. Runs as root, to whom the directory belongs.
  */
 @Command(name = "knockknock-genprofile", mixinStandardHelpOptions = true, versionProvider = Cli.Version.class,
         sortOptions = false, description = "Make a profile: what one client needs to knock on this server.%n",

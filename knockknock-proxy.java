@@ -50,9 +50,9 @@ import picocli.CommandLine.Parameters;
 import picocli.CommandLine.Spec;
 
 /**
- * A SOCKS5 proxy for one person's own machine: knocks for each connection to a host that has a profile, then connects.
- * Listens on the loopback addresses only, where every local user can use it. Runs as you, with CAP_NET_RAW until the raw
- * sockets are open, and never as root.
+ * A SOCKS5 proxy for one person's own machine: knocks for each connection to a host that has a
+ * profile, then connects. Listens on the loopback addresses only, where every local user can use
+ * it. Runs as you, with CAP_NET_RAW until the raw sockets are open, and never as root.
  */
 @Command(name = "knockknock-proxy", mixinStandardHelpOptions = true, versionProvider = Cli.Version.class, sortOptions = false,
         description = "A SOCKS5 proxy on this machine that knocks before it connects.%n",
@@ -165,7 +165,10 @@ final class KnockknockProxy implements Callable<Integer> {
         T run() throws IOException;
     }
 
-    /** Does something with a client that must not take longer than the timeout: then the connection is closed. */
+    /**
+     * Does something with a client that must not take longer than the timeout: then the connection
+     * is closed.
+     */
     private <T> T withDeadline(SocketChannel client, Exchange<T> exchange) throws IOException {
         var deadline = deadlines.schedule(() -> {
             client.close();
@@ -197,7 +200,10 @@ final class KnockknockProxy implements Callable<Integer> {
         }
     }
 
-    /** The profile of a host: by the name that the client gave, or by an address that a profile's name has at the moment. */
+    /**
+     * The profile of a host: by the name that the client gave, or by an address that a profile's
+     * name has at the moment.
+     */
     private Optional<Profile> profileFor(String host) {
         return profiles.stream().filter(profile -> profile.name().equalsIgnoreCase(host)
                 || host.matches("[0-9.]+|.*:.*") && addresses(profile).contains(host)).findFirst();
@@ -212,8 +218,9 @@ final class KnockknockProxy implements Callable<Integer> {
     }
 
     /**
-     * A knock for every connection, and only one connection to a port between its knock and its connect, so that none takes
-     * the opening of another; a knock that does not help is repeated once.
+     * A knock for every connection, and only one connection to a port between its knock and its
+     * connect, so that none takes the opening of another; a knock that does not help is repeated
+     * once.
      */
     private SocketChannel knockAndConnect(Profile profile, List<InetAddress> addresses, int port)
             throws IOException, InterruptedException {

@@ -31,8 +31,9 @@ import picocli.CommandLine.Parameters;
 import picocli.CommandLine.Spec;
 
 /**
- * The client: sends one SYN that asks a server to let one connection in. Reads ~/.knockknock/HOST/, stores the next counter
- * there, and writes one packet to a raw socket. Runs as you, with CAP_NET_RAW until that socket is open, and never as root.
+ * The client: sends one SYN that asks a server to let one connection in. Reads ~/.knockknock/HOST/,
+ * stores the next counter there, and writes one packet to a raw socket. Runs as you, with
+ * CAP_NET_RAW until that socket is open, and never as root.
  */
 @Command(name = "knockknock", mixinStandardHelpOptions = true, versionProvider = Cli.Version.class, sortOptions = false,
         description = "Ask a server to open a port for one connection from here, with one packet.%n",
@@ -108,7 +109,10 @@ final class Knockknock implements Callable<Integer> {
         return profiles.resolve(host);
     }
 
-    /** The host's addresses in the order in which the system's own programs would try them (RFC 6724). */
+    /**
+     * The host's addresses in the order in which the system's own programs would try them (RFC
+     * 6724).
+     */
     private List<InetAddress> addresses(String name) {
         try {
             var found = Stream.of(InetAddress.getAllByName(name))

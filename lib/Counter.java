@@ -11,9 +11,10 @@ import java.util.Optional;
 import java.util.concurrent.locks.ReentrantLock;
 
 /**
- * The next counter of a profile, in a file of one decimal line. A new value is on the disk before anybody acts on it; a
- * value that cannot be read or stored is an error, never a reset. The file stays open, so that it can be written when
- * privileges are gone. Safe for threads and processes: the lock is a POSIX record lock (fcntl, F_SETLKW).
+ * The next counter of a profile, in a file of one decimal line. A new value is on the disk before
+ * anybody acts on it; a value that cannot be read or stored is an error, never a reset. The file
+ * stays open, so that it can be written when privileges are gone. Safe for threads and processes:
+ * the lock is a POSIX record lock (fcntl, F_SETLKW).
  */
 final class Counter {
     private static final ReentrantLock THREADS = new ReentrantLock(); // a process as a whole has one lock on a file
@@ -39,12 +40,18 @@ final class Counter {
         }
     }
 
-    /** For the server: keeps all other processes away from this counter until this one ends; false if one has it now. */
+    /**
+     * For the server: keeps all other processes away from this counter until this one ends; false
+     * if one has it now.
+     */
     boolean tryLockForGood() throws IOException {
         return channel.tryLock() != null;
     }
 
-    /** For clients: waits until no other thread or process holds this profile's counter; closing gives it back. */
+    /**
+     * For clients: waits until no other thread or process holds this profile's counter; closing
+     * gives it back.
+     */
     Lock lock() throws IOException {
         THREADS.lock();
         try {
@@ -99,7 +106,7 @@ final class Counter {
     void store(long next) throws IOException {
         // Refuse to write to a file that has no name any more: the next start would not see it.
         if (descriptor.isEmpty()) {
-            descriptor = Sys.descriptor(path);
+            descriptor = descriptor(path);
         }
         if (descriptor.isEmpty() || !Files.readSymbolicLink(descriptor.get()).equals(path)) {
             throw new IOException(path + " was removed or replaced while in use: put it back and start again");
@@ -110,5 +117,17 @@ final class Counter {
             throw new IOException(path + " could not be written whole: is the disk full?");
         }
         channel.force(false);
+    }
+
+    /** The entry in /proc/self/fd of a file that this process has open: it follows the file. */
+    static Optional<Path> descriptor(Path file) throws IOException {
+        try (var open = Files.newDirectoryStream(Path.of("/proc/self/fd"))) {
+            for (var fd : open) {
+                if (Files.isSymbolicLink(fd) && Files.readSymbolicLink(fd).equals(file)) {
+                    return Optional.of(fd);
+                }
+            }
+        }
+        return Optional.empty();
     }
 }

@@ -9,7 +9,9 @@ import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicReference;
 
-/** Connects: to the first of several addresses that answers, or to a port that is just being opened. */
+/**
+ * Connects: to the first of several addresses that answers, or to a port that is just being opened.
+ */
 final class Dialer {
     private static final int FIRST_PAUSE_MILLIS = 10;
 
@@ -32,8 +34,9 @@ final class Dialer {
     }
 
     /**
-     * Tries again and again for {@code millis}, with pauses that double, until one try gets through. Those before it go on
-     * meanwhile: any may be the one that the firewall lets in, and the kernel repeats a lost SYN only after a second.
+     * Tries again and again for {@code millis}, with pauses that double, until one try gets
+     * through. Those before it go on meanwhile: any may be the one that the firewall lets in, and
+     * the kernel repeats a lost SYN only after a second.
      */
     static SocketChannel persist(InetSocketAddress target, long millis) throws IOException, InterruptedException {
         var tries = new ArrayList<SocketChannel>();

@@ -9,8 +9,9 @@ import java.util.List;
 import java.util.concurrent.TimeUnit;
 
 /**
- * The daemon's end of the pipe to its firewall half, and the knocks that wait for their turn: the kernel expects one
- * connection at a time from a source to a port, so a second knock waits until the first one's connection has come.
+ * The daemon's end of the pipe to its firewall half, and the knocks that wait for their turn: the
+ * kernel expects one connection at a time from a source to a port, so a second knock waits until
+ * the first one's connection has come.
  */
 final class FirewallPipe {
     private static final int EACCES = 13, EEXIST = 17; // asm-generic/errno-base.h
@@ -36,7 +37,10 @@ final class FirewallPipe {
         this.delay = delay;
     }
 
-    /** Starts the firewall half as {@code user} with CAP_NET_ADMIN and nothing more; returns when it has made its log rule. */
+    /**
+     * Starts the firewall half as {@code user} with CAP_NET_ADMIN and nothing more; returns when it
+     * has made its log rule.
+     */
     static FirewallPipe start(ServerConfig config, String ports, String knockPorts) throws IOException {
         var pipe = new FirewallPipe(start(List.of(), config, ports, knockPorts), config.delay());
         Runtime.getRuntime().addShutdownHook(new Thread(pipe::stop));
@@ -50,7 +54,10 @@ final class FirewallPipe {
         return pipe;
     }
 
-    /** The same as a mere process, after {@code prefix}; it is given a directory with nothing but its own class. */
+    /**
+     * The same as a mere process, after {@code prefix}; it is given a directory with nothing but
+     * its own class.
+     */
     static Process start(List<String> prefix, ServerConfig config, String ports, String knockPorts) throws IOException {
         var name = "KnockknockFirewall";
         var dir = Files.createTempDirectory("knockknock"); // JBang's cache may be out of the user's reach
@@ -85,7 +92,9 @@ final class FirewallPipe {
         }
     }
 
-    /** Has the port opened, now or when the openings before it are used, and says what came of it. */
+    /**
+     * Has the port opened, now or when the openings before it are used, and says what came of it.
+     */
     synchronized void open(Opening opening) throws IOException {
         if (queue.stream().noneMatch(waiting -> waiting.opening.isAsGoodAs(opening)) && request(opening)) {
             return;
@@ -98,7 +107,10 @@ final class FirewallPipe {
         notifyAll();
     }
 
-    /** While knocks wait, asks again every millisecond, for one of those that are alike. Ends with the pipe. */
+    /**
+     * While knocks wait, asks again every millisecond, for one of those that are alike. Ends with
+     * the pipe.
+     */
     private synchronized void serveQueue() {
         try {
             for (;;) {
@@ -125,7 +137,10 @@ final class FirewallPipe {
         }
     }
 
-    /** Sends one record; true if the port is open (or never will be), false if another opening is waiting. */
+    /**
+     * Sends one record; true if the port is open (or never will be), false if another opening is
+     * waiting.
+     */
     private boolean request(Opening opening) throws IOException {
         var record = ByteBuffer.allocate(34).put(mapped(opening.source)).put(mapped(opening.destination)).putShort((short) opening.port);
         half.getOutputStream().write(record.array());

@@ -5,9 +5,13 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 
-/** Follows the kernel's log from now on: /dev/kmsg, or a file that a log daemon writes. Sleeps until there is more. */
+/**
+ * Follows the kernel's log from now on: /dev/kmsg, or a file that a log daemon writes. Sleeps until
+ * there is more.
+ */
 final class KernelLog implements AutoCloseable {
     static final Path KMSG = Path.of("/dev/kmsg");
+    private static final int SEEK_END = 2;
     private static final int LONGEST_LINE = 8192; // the kernel's own limit for a record of its log
 
     /** Takes one line: text[from..to). */
@@ -31,11 +35,15 @@ final class KernelLog implements AutoCloseable {
             return new KernelLog(log, Files.size(log), InputStream.nullInputStream());
         }
         var records = new FileInputStream(log.toFile());
-        Sys.seekToEnd(log);
+        // The JDK moves to the end of a file by its size, and this one has none.
+        Sys.must("lseek", Integer.parseInt(Counter.descriptor(log).orElseThrow().getFileName().toString()), 0, SEEK_END);
         return new KernelLog(log, 0, records);
     }
 
-    /** Starts to follow a file through tail, which wakes by inotify and sees rotation; returns when tail has it open. */
+    /**
+     * Starts to follow a file through tail, which wakes by inotify and sees rotation; returns when
+     * tail has it open.
+     */
     void start() throws IOException {
         if (!log.equals(KMSG)) {
             var builder = new ProcessBuilder(List.of("/usr/bin/setsid", "/usr/bin/tail", "-v", "-c", "+" + (end + 1),
@@ -46,7 +54,9 @@ final class KernelLog implements AutoCloseable {
         }
     }
 
-    /** Hands every line that is the kernel's to {@code lines}; returns when there can be no more. */
+    /**
+     * Hands every line that is the kernel's to {@code lines}; returns when there can be no more.
+     */
     void follow(Lines lines) throws IOException {
         var text = new byte[8 * LONGEST_LINE];
         int length = 0; // of the unfinished line that text begins with
@@ -72,7 +82,10 @@ final class KernelLog implements AutoCloseable {
         }
     }
 
-    /** Reads more. EPIPE from /dev/kmsg means that records were overwritten before they were read, now or again soon. */
+    /**
+     * Reads more. EPIPE from /dev/kmsg means that records were overwritten before they were read,
+     * now or again soon.
+     */
     private int read(byte[] text, int at) throws IOException {
         for (int failures = 1;; failures++) {
             try {
@@ -88,9 +101,10 @@ final class KernelLog implements AutoCloseable {
     }
 
     /**
-     * Where the text of a record begins, {@code to} if it is not the kernel's (Documentation/ABI/testing/dev-kmsg):
-     * PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT with PRIORITY = facility * 8 + level. What user space writes never gets
-     * facility 0. Further lines of a record begin with a blank.
+     * Where the text of a record begins, {@code to} if it is not the kernel's
+     * (Documentation/ABI/testing/dev-kmsg): PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT with PRIORITY
+     * = facility * 8 + level. What user space writes never gets facility 0. Further lines of a
+     * record begin with a blank.
      */
     private static int kernelText(byte[] text, int from, int to) {
         if (to - from < 2 || text[from] < '0' || text[from] > '7' || text[from + 1] != ',') {

@@ -18,14 +18,18 @@ import java.util.random.RandomGenerator;
 import java.util.stream.Stream;
 
 /**
- * Sends knocks: one SYN each, built here and written to a raw socket. What is not the knock in it is what this host's own
- * kernel puts into the SYN of a connect(2), taken from the same settings. PROTOCOL.md 4 and 5.
+ * Sends knocks: one SYN each, built here and written to a raw socket. What is not the knock in it
+ * is what this host's own kernel puts into the SYN of a connect(2), taken from the same settings.
+ * PROTOCOL.md 4 and 5.
  */
 final class KnockSender {
-    private static final int IPPROTO_TCP = 6, TTL = 64;
+    private static final int IPPROTO_TCP = 6, TTL = 64, CAP_NET_RAW = 13;
     private static final byte[] UNBOUND = {};
 
-    /** What the kernel's settings make of its SYNs: largest segment, window, window scale, ports, flow label's top bit. */
+    /**
+     * What the kernel's settings make of its SYNs: largest segment, window, window scale, ports,
+     * flow label's top bit.
+     */
     record Shape(int mss, int window, int scale, int lowPort, int highPort, boolean labelBit) {}
 
     private final RandomGenerator random = new SecureRandom();
@@ -36,17 +40,20 @@ final class KnockSender {
         this.socket6 = socket6;
     }
 
-    /** Opens raw sockets and gives up what it took to open them; without that, starts the whole program again with it. */
+    /**
+     * Opens raw sockets and gives up what it took to open them; without that, starts the whole
+     * program again with it.
+     */
     static KnockSender open() throws IOException {
-        if (Sys.uid() == 0 && capabilities() != 1L << Sys.CAP_NET_RAW) {
+        if (Sys.uid() == 0 && capabilities() != 1L << CAP_NET_RAW) {
             throw Sudo.withNetRaw();
         }
         var sender = new KnockSender(Sys.rawSocket(Sys.AF_INET), Sys.rawSocket(Sys.AF_INET6));
         if (sender.socket4 < 0 && sender.socket6 < 0) {
-            throw (capabilities() >> Sys.CAP_NET_RAW & 1) == 0 ? Sudo.withNetRaw()
+            throw (capabilities() >> CAP_NET_RAW & 1) == 0 ? Sudo.withNetRaw()
                     : new Failure("cannot open a raw socket: this container or kernel forbids it");
         }
-        Sys.closeToOthers();
+        Sys.forbidTracing();
         Sys.dropCapabilities();
         return sender;
     }
@@ -58,8 +65,8 @@ final class KnockSender {
     }
 
     /**
-     * Sends one knock for {@code port} to the first of {@code addresses} that has a route; returns that address.
-     * {@code boundTo} is "any", "bound", an address, or "", as in a profile's config.
+     * Sends one knock for {@code port} to the first of {@code addresses} that has a route; returns
+     * that address. {@code boundTo} is "any", "bound", an address, or "", as in a profile's config.
      */
     InetAddress knock(Profile profile, int port, KnockCodec.Carrier carrier, String boundTo, List<InetAddress> addresses)
             throws IOException {
@@ -90,7 +97,10 @@ final class KnockSender {
         throw new Failure("no route to " + profile.name() + ": is the network up?");
     }
 
-    /** The address that this host's connections to {@code target} leave from; empty without a route. Sends nothing. */
+    /**
+     * The address that this host's connections to {@code target} leave from; empty without a route.
+     * Sends nothing.
+     */
     private static Optional<InetAddress> sourceFor(InetAddress target) throws IOException {
         var family = target instanceof Inet6Address ? StandardProtocolFamily.INET6 : StandardProtocolFamily.INET;
         try (var probe = DatagramChannel.open(family)) {
@@ -101,7 +111,10 @@ final class KnockSender {
         }
     }
 
-    /** The address that alone may use a knock from {@code own}, as the bytes under the tag; none where it is unbound. */
+    /**
+     * The address that alone may use a knock from {@code own}, as the bytes under the tag; none
+     * where it is unbound.
+     */
     static byte[] bound(String boundTo, InetAddress own, InetAddress target) {
         return switch (boundTo) {
             case "any" -> UNBOUND;
@@ -114,7 +127,10 @@ final class KnockSender {
         };
     }
 
-    /** Whether somebody on the way may well put another source address into packets: all but global unicast (RFC 6890). */
+    /**
+     * Whether somebody on the way may well put another source address into packets: all but global
+     * unicast (RFC 6890).
+     */
     private static boolean isTranslated(InetAddress own, InetAddress target) {
         var a = own.getAddress();
         int first = Byte.toUnsignedInt(a[0]), second = Byte.toUnsignedInt(a[1]);
@@ -137,7 +153,10 @@ final class KnockSender {
         };
     }
 
-    /** What tcp_select_initial_window() in the kernel's net/ipv4/tcp_output.c makes of the same settings. */
+    /**
+     * What tcp_select_initial_window() in the kernel's net/ipv4/tcp_output.c makes of the same
+     * settings.
+     */
     private static Shape shape(InetAddress source) throws IOException {
         boolean six = source instanceof Inet6Address;
         int mtu = NetworkInterface.getByInetAddress(source).getMTU();
@@ -152,7 +171,9 @@ final class KnockSender {
                 six && setting("net/ipv6/flowlabel_state_ranges")[0] == 1);
     }
 
-    /** The numbers in a file below /proc/sys, which the kernel gives out in one read or not at all. */
+    /**
+     * The numbers in a file below /proc/sys, which the kernel gives out in one read or not at all.
+     */
     private static long[] setting(String name) throws IOException {
         try (var file = new FileInputStream("/proc/sys/" + name)) {
             var text = new String(file.readAllBytes(), StandardCharsets.US_ASCII);
@@ -160,7 +181,10 @@ final class KnockSender {
         }
     }
 
-    /** A whole IPv4 or IPv6 packet with a SYN; fields with a timestamp get the kernel's options, others none. */
+    /**
+     * A whole IPv4 or IPv6 packet with a SYN; fields with a timestamp get the kernel's options,
+     * others none.
+     */
     static byte[] packet(InetAddress source, InetAddress target, int port, KnockCodec.Fields fields, Shape shape,
             RandomGenerator random) {
         boolean cover = fields.tsval().isPresent();

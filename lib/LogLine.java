@@ -9,7 +9,10 @@ import java.util.OptionalLong;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
-/** Reads a line of the kernel's log (PROTOCOL.md 6.1). Bytes in, the SYN that the line tells of out, or nothing. */
+/**
+ * Reads a line of the kernel's log (PROTOCOL.md 6.1). Bytes in, the SYN that the line tells of out,
+ * or nothing.
+ */
 final class LogLine {
     /** A SYN to a knock port, as the kernel logged it. */
     record Syn(InetAddress source, InetAddress destination, int knockPort, KnockCodec.Fields fields) {}
@@ -42,7 +45,10 @@ final class LogLine {
             """, Pattern.COMMENTS);
     private static final byte[] DPT = " DPT=".getBytes(StandardCharsets.US_ASCII);
 
-    /** The SYN to one of {@code knockPorts} that text[from..to) tells of. Other lines, nearly all, cost no garbage. */
+    /**
+     * The SYN to one of {@code knockPorts} that text[from..to) tells of. Other lines, nearly all,
+     * cost no garbage.
+     */
     static Optional<Syn> parse(byte[] text, int from, int to, BitSet knockPorts) {
         // Refuse a line about another port at the first look.
         if (!knockPorts.get(firstPort(text, from, to))) {
@@ -89,7 +95,10 @@ final class LogLine {
         return value;
     }
 
-    /** The timestamp option's first half (RFC 7323), from TCP options in hexadecimal; empty if there is none. */
+    /**
+     * The timestamp option's first half (RFC 7323), from TCP options in hexadecimal; empty if there
+     * is none.
+     */
     private static OptionalLong tsval(String hex) {
         var options = ByteBuffer.wrap(hex == null ? new byte[0] : HexFormat.of().parseHex(hex));
         while (options.remaining() >= 2) {

@@ -11,15 +11,15 @@ import java.util.Optional;
 import java.util.TreeMap;
 
 /**
- * One profile directory: two keys, the next counter and a config, as the original knockknock lays them out. Reading one
- * changes nothing; the counter is the only file that is ever written again.
+ * One profile directory: two keys, the next counter and a config, as the original knockknock lays
+ * them out. Reading one changes nothing; the counter is the only file that is ever written again.
  */
 record Profile(Path dir, KnockCodec codec, Counter counter, Settings settings) {
     private static final List<String> KEYS = List.of("knock_port", "open_ports", "carrier", "source");
 
     /**
-     * A profile's config. {@code openPorts} are the ports that it may open, if it says so; {@code source} is "any", "bound",
-     * a literal address, or "" where nothing is said.
+     * A profile's config. {@code openPorts} are the ports that it may open, if it says so; {@code
+     * source} is "any", "bound", a literal address, or "" where nothing is said.
      */
     record Settings(int knockPort, Optional<BitSet> openPorts, KnockCodec.Carrier carrier, String source) {}
 

@@ -4,8 +4,9 @@ import java.nio.ByteBuffer;
 import java.nio.channels.SocketChannel;
 
 /**
- * Carries bytes between two connections until both directions have ended. All that one side sends before it closes reaches
- * the other. A connection that is found broken when it is read is broken off on the other side too.
+ * Carries bytes between two connections until both directions have ended. All that one side sends
+ * before it closes reaches the other. A connection that is found broken when it is read is broken
+ * off on the other side too.
  */
 final class Relay {
     private static final int QUIET_BUFFER = 4 * 1024; // for each direction, until there is more to carry at a time
@@ -26,7 +27,10 @@ final class Relay {
         }
     }
 
-    /** One direction, to its end. An end is passed on; so is a break, which also ends the other direction. */
+    /**
+     * One direction, to its end. An end is passed on; so is a break, which also ends the other
+     * direction.
+     */
     private static void carry(SocketChannel from, SocketChannel to) {
         var buffer = ByteBuffer.allocateDirect(QUIET_BUFFER);
         try {

@@ -8,11 +8,16 @@ import java.nio.file.attribute.PosixFilePermission;
 import java.util.List;
 import java.util.regex.Pattern;
 
-/** knockknock-daemon --check: looks at all that a server needs, changes nothing, and says what is wrong and what to do. */
+/**
+ * knockknock-daemon --check: looks at all that a server needs, changes nothing, and says what is
+ * wrong and what to do.
+ */
 final class ServerCheck {
     private boolean sound = true;
 
-    /** Checks the profiles, the log, the kernel and the rules in force; true if there is no problem. */
+    /**
+     * Checks the profiles, the log, the kernel and the rules in force; true if there is no problem.
+     */
     boolean run(Path profiles, ServerConfig config) throws IOException, InterruptedException {
         checkProfiles(profiles);
         checkLog(config.log());
@@ -51,7 +56,9 @@ final class ServerCheck {
         report(count > 0, "profiles: " + count, "no sound profile in " + profiles + ": knockknock-genprofile makes one");
     }
 
-    /** Whether a service of this host listens on a TCP port (proc_pid_net(5); state 0A is LISTEN). */
+    /**
+     * Whether a service of this host listens on a TCP port (proc_pid_net(5); state 0A is LISTEN).
+     */
     static boolean isListening(int port) throws IOException {
         var listening = Pattern.compile(" *\\d+: [0-9A-F]+:%04X [0-9A-F]+:0000 0A .*".formatted(port)).asMatchPredicate();
         for (var table : List.of(Path.of("/proc/net/tcp"), Path.of("/proc/net/tcp6"))) {
@@ -78,7 +85,10 @@ final class ServerCheck {
                 + ": start rsyslog, or take the line 'log =' out of the config to follow /dev/kmsg");
     }
 
-    /** Whether a process has {@code file} open for writing, which the mode of its link in fd tells (proc_pid_fd(5)). */
+    /**
+     * Whether a process has {@code file} open for writing, which the mode of its link in fd tells
+     * (proc_pid_fd(5)).
+     */
     private static boolean writesTo(Path process, Path file) {
         try (var descriptors = Files.newDirectoryStream(process.resolve("fd"))) {
             for (var descriptor : descriptors) {
@@ -93,7 +103,10 @@ final class ServerCheck {
         }
     }
 
-    /** Starts the firewall half in a network namespace of its own, where it makes its log rule and tries an opening. */
+    /**
+     * Starts the firewall half in a network namespace of its own, where it makes its log rule and
+     * tries an opening.
+     */
     private void checkFirewallHalf(ServerConfig config) throws IOException, InterruptedException {
         try {
             var half = FirewallPipe.start(List.of("/usr/bin/unshare", "--net", "--"), config, "any", "1");
@@ -105,7 +118,10 @@ final class ServerCheck {
         }
     }
 
-    /** Reads the rules in force: something has to be denied, and connections that are expected have to be let in. */
+    /**
+     * Reads the rules in force: something has to be denied, and connections that are expected have
+     * to be let in.
+     */
     private void checkRules(String version, String save, String families) throws InterruptedException {
         var nft = Pattern.compile("(?ms)^table (" + families + ") (?!knockknock ).*?^}").matcher(output("nft", "list", "ruleset"))
                 .results().map(table -> table.group()).reduce("", String::concat);

@@ -6,14 +6,18 @@ import java.nio.file.attribute.PosixFilePermission;
 import java.util.List;
 
 /**
- * A server's config: how many seconds a port stays open, how many counters are tried, which log is read, and as whom: user
- * and group by number, with the one further group that lets them read the log, if it takes one.
+ * A server's config: how many seconds a port stays open, how many counters are tried, which log is
+ * read, and as whom: user and group by number, with the one further group that lets them read the
+ * log, if it takes one.
  */
 record ServerConfig(int delay, int window, Path log, String userName, int user, int group, int[] logGroups) {
     /** So many counters that a forged line costs less than a millisecond (PROTOCOL.md 11). */
     private static final int LARGEST_WINDOW = 500;
 
-    /** Reads DIR/config, if it is there; {@code logOption} takes the place of its log, if it is not null. */
+    /**
+     * Reads DIR/config, if it is there; {@code logOption} takes the place of its log, if it is not
+     * null.
+     */
     static ServerConfig read(Path dir, Path logOption) throws IOException {
         var file = dir.resolve("config");
         var known = List.of("delay", "error_window", "log", "user", "group");
@@ -59,7 +63,10 @@ record ServerConfig(int delay, int window, Path log, String userName, int user, 
         return needed ? new int[] {group} : new int[0];
     }
 
-    /** A line of the system's {@code passwd} or {@code group} database, wherever that is kept; empty if there is none. */
+    /**
+     * A line of the system's {@code passwd} or {@code group} database, wherever that is kept; empty
+     * if there is none.
+     */
     private static List<String> lookUp(String database, String name) throws IOException {
         var process = new ProcessBuilder("/usr/bin/getent", "--", database, name);
         process.environment().clear();

@@ -5,11 +5,12 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * Starts this program again with what it lacks, in place of itself: the same java, class path and arguments, from the
- * directory /, without a variable of the caller's. Each method returns only if that could not be done.
+ * Starts this program again in place of itself, with what it lacks: the same java, class path and
+ * arguments, from the directory / and with an empty environment. Returns only if that cannot be
+ * done.
  */
 final class Sudo {
-    private static final String NET_RAW_ONLY = "-all,+net_raw";
+    private static final String NET_RAW = "-all,+net_raw";
 
     private Sudo() {}
 
@@ -19,17 +20,16 @@ final class Sudo {
         return again(List.of("/usr/bin/sudo", "--"), List.of());
     }
 
-    /** As the same user with CAP_NET_RAW and no other privilege; root is left with no more than that either. */
+    /** As the same user, with CAP_NET_RAW and nothing more; root itself is left with no more. */
     static Failure withNetRaw() throws IOException {
-        boolean root = Sys.uid() == 0;
-        var setpriv = new ArrayList<>(List.of("/usr/bin/setpriv", "--bounding-set", NET_RAW_ONLY, "--inh-caps", NET_RAW_ONLY,
-                "--ambient-caps", NET_RAW_ONLY, "--no-new-privs"));
-        if (!root) {
-            Cli.complain("opening a raw socket needs CAP_NET_RAW: asking sudo");
-            setpriv.addAll(List.of("--reuid", "" + Sys.uid(), "--regid", "" + Sys.gid(), "--init-groups"));
+        var setpriv = new ArrayList<>(List.of("/usr/bin/setpriv", "--bounding-set", NET_RAW,
+                "--inh-caps", NET_RAW, "--ambient-caps", NET_RAW, "--no-new-privs"));
+        if (Sys.uid() == 0) {
+            return again(List.of(), setpriv);
         }
-        setpriv.add("--");
-        return again(root ? List.of() : List.of("/usr/bin/sudo", "--"), setpriv);
+        Cli.complain("opening a raw socket needs CAP_NET_RAW: asking sudo");
+        setpriv.addAll(List.of("--reuid", "" + Sys.uid(), "--regid", "" + Sys.gid(), "--init-groups"));
+        return again(List.of("/usr/bin/sudo", "--"), setpriv);
     }
 
     private static Failure again(List<String> sudo, List<String> setpriv) throws IOException {
@@ -37,10 +37,10 @@ final class Sudo {
         command.addAll(List.of("/usr/bin/env", "-i", "-C", "/", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"));
         command.addAll(setpriv);
         command.add(Files.readSymbolicLink(Path.of("/proc/self/exe")).toString());
-        command.add("-Duser.dir=" + System.getProperty("user.dir")); // for names of files among the arguments
+        command.add("-Duser.dir=" + System.getProperty("user.dir")); // for file names in the arguments
         var own = Files.readString(Path.of("/proc/self/cmdline")).split("\0", -1);
         command.addAll(List.of(own).subList(1, own.length - 1));
         Sys.exec(command);
-        return new Failure("cannot start " + command.getFirst() + ": install sudo and util-linux, or run this as root");
+        return new Failure("cannot start " + command.getFirst() + ": install sudo and util-linux");
     }
 }

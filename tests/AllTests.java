@@ -10,17 +10,21 @@
 //SOURCES FuzzTest.java
 //SOURCES LogLineTest.java
 //SOURCES ProfileTest.java
-//SOURCES RootHalfTest.java
+//SOURCES FirewallHalfTest.java
 //SOURCES EndToEndTest.java
 //SOURCES ProxyTest.java
 //SOURCES ServiceTest.java
 //SOURCES WireTest.java
 //SOURCES Lab.java
 //SOURCES ../lib/Cli.java
+//SOURCES ../lib/Config.java
 //SOURCES ../lib/Counter.java
+//SOURCES ../lib/Failure.java
 //SOURCES ../lib/KnockCodec.java
 //SOURCES ../lib/KnockSender.java
+//SOURCES ../lib/LogLine.java
 //SOURCES ../lib/Profile.java
+//SOURCES ../lib/Sudo.java
 //SOURCES ../lib/Sys.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC
 

@@ -78,7 +78,7 @@ final class Bench {
             lab.startDaemon(List.of(lab.install(jdk).resolve("knockknock-daemon").toString()), "--log", lab.kernLog.toString());
             var codec = Profile.load(laptop).codec();
             var counter = new AtomicInteger();
-            Callable<String> knock = () -> line(KnockCodec.fields(codec.seal(22, counter.getAndIncrement()), KnockCodec.Carrier.COVER), 666);
+            Callable<String> knock = () -> line(codec.seal(22, counter.getAndIncrement(), KnockCodec.Carrier.COVER, new byte[0]), 666);
             Callable<Double> latency = () -> {
                 long size = Files.size(lab.daemonOut);
                 var knockLine = knock.call();

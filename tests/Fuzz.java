@@ -3,6 +3,7 @@
 //MAIN Fuzz
 //DEPS com.code-intelligence:jazzer:0.30.0
 //SOURCES ../lib/KnockCodec.java
+//SOURCES ../lib/LogLine.java
 //SOURCES ../lib/Socks.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+EnableDynamicAgentLoading
 
@@ -12,6 +13,7 @@ import java.nio.channels.ByteChannel;
 import java.nio.file.Files;
 import java.util.Arrays;
 import java.util.BitSet;
+import java.util.OptionalLong;
 
 import com.code_intelligence.jazzer.Jazzer;
 
@@ -21,6 +23,7 @@ import com.code_intelligence.jazzer.Jazzer;
  */
 public final class Fuzz {
     private static final BitSet PORTS = BitSet.valueOf(new long[] {2}); // port 1
+    private static final KnockCodec.Terms TERMS = new KnockCodec.Terms(2, BitSet.valueOf(new long[] {~1L}), false); // ports below 64
     private static final KnockCodec CODEC = new KnockCodec(new byte[16], new byte[16]);
 
     /** The first byte chooses the reader, the rest is what it reads. Nothing may throw but what a reader says it throws. */
@@ -30,14 +33,21 @@ public final class Fuzz {
         }
         var rest = Arrays.copyOfRange(data, 1, data.length);
         switch (data[0] % 3) {
-            case 0 -> KnockCodec.parse(rest, 0, rest.length, PORTS).ifPresent(syn -> open(KnockCodec.carried(syn.fields())));
-            case 1 -> open(Arrays.copyOf(rest, rest.length % 2 == 0 ? 10 : 12));
+            case 0 -> LogLine.parse(rest, 0, rest.length, PORTS).ifPresent(syn -> open(syn.fields()));
+            case 1 -> open(fields(ByteBuffer.wrap(Arrays.copyOf(rest, 12)), rest.length % 2 == 0));
             default -> greet(rest);
         }
     }
 
-    private static void open(byte[] carried) {
-        CODEC.open(carried, 0, 2).ifPresent(request -> {
+    private static KnockCodec.Fields fields(ByteBuffer in, boolean cover) {
+        int id = Short.toUnsignedInt(in.getShort());
+        long seq = Integer.toUnsignedLong(in.getInt()), third = Integer.toUnsignedLong(in.getInt());
+        return cover ? new KnockCodec.Fields(id, seq, 0, 0, OptionalLong.of(third))
+                : new KnockCodec.Fields(id, seq, third, Short.toUnsignedInt(in.getShort()), OptionalLong.empty());
+    }
+
+    private static void open(KnockCodec.Fields fields) {
+        CODEC.open(fields, new byte[4], 0, TERMS).ifPresent(request -> {
             throw new AssertionError("opened without the key: " + request);
         });
     }
@@ -85,7 +95,7 @@ public final class Fuzz {
 
     public static void main(String[] args) throws Exception {
         var artifacts = Files.createTempDirectory("knock-fuzz") + "/";
-        Jazzer.main(new String[] {"--target_class=Fuzz", "--instrumentation_includes=KnockCodec:Socks:Fuzz",
+        Jazzer.main(new String[] {"--target_class=Fuzz", "--instrumentation_includes=KnockCodec:LogLine:Socks:Fuzz",
             "--reproducer_path=" + artifacts, "-artifact_prefix=" + artifacts, "-max_total_time=" + args[0], "-max_len=600",
             "-dict=tests/fuzz.dict", args.length > 1 ? args[1] : "tests/corpus"});
     }

@@ -21,24 +21,26 @@ import org.junit.jupiter.api.Test;
 /** The parser against real lines of the kernel's LOG target, against lines that only look like them, and against noise. */
 class LogLineTest {
     private static final BitSet PORTS = new BitSet();
+    private static final KnockCodec.Terms TERMS = CodecTest.terms(2, false);
     private final KnockCodec codec = new KnockCodec(new byte[16], new byte[16]);
 
     static {
         PORTS.set(666);
     }
 
-    private static Optional<KnockCodec.Syn> parse(String line) {
+    private static Optional<LogLine.Syn> parse(String line) {
         var bytes = ("#" + line + "#").getBytes(StandardCharsets.UTF_8);
-        return KnockCodec.parse(bytes, 1, bytes.length - 1, PORTS);
+        return LogLine.parse(bytes, 1, bytes.length - 1, PORTS);
     }
 
-    private static KnockCodec.Syn syn(String source, int id, long seq, long ack, int window, long... tsval) {
-        return new KnockCodec.Syn(InetAddress.ofLiteral(source), 666, new KnockCodec.Fields(id, seq, ack, window,
+    private static LogLine.Syn syn(String source, int id, long seq, long ack, int window, long... tsval) {
+        return new LogLine.Syn(InetAddress.ofLiteral(source),
+                InetAddress.ofLiteral(source.contains(":") ? "fd99::1" : "10.99.0.1"), 666, new KnockCodec.Fields(id, seq, ack, window,
                 tsval.length == 0 ? OptionalLong.empty() : OptionalLong.of(tsval[0])));
     }
 
     /** What must be read from each line of lines.tsv; every other line there is no SYN to a knock port. */
-    private static final Map<String, KnockCodec.Syn> KNOCKS = Map.ofEntries(
+    private static final Map<String, LogLine.Syn> KNOCKS = Map.ofEntries(
             Map.entry("tcp_syn_classic", syn("10.99.0.2", 4242, 123456789, 987654321, 4321)),
             Map.entry("tcp_syn_options", syn("10.99.0.2", 65535, 4294967295L, 0, 64240, 0xDEADBEEFL)),
             Map.entry("tcp_syn_limits", syn("10.99.0.2", 1, 0, 4294967295L, 0)),
@@ -138,10 +140,10 @@ class LogLineTest {
                     default -> System.arraycopy(bytes, at, bytes, random.nextInt(at + 1), bytes.length - at);
                 }
             }
-            var syn = KnockCodec.parse(bytes, 0, bytes.length - random.nextInt(3), PORTS);
+            var syn = LogLine.parse(bytes, 0, bytes.length - random.nextInt(3), PORTS);
             if (syn.isPresent()) {
                 parsed++;
-                assertTrue(codec.open(KnockCodec.carried(syn.get().fields()), 0, 2).isEmpty());
+                assertTrue(codec.open(syn.get().fields(), syn.get().source().getAddress(), 0, TERMS).isEmpty());
             }
         }
         assertTrue(parsed > 50_000, "too few mutated lines reach the seal: " + parsed);

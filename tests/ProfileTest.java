@@ -6,7 +6,7 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermissions;
-import java.util.Set;
+import java.util.Optional;
 import java.util.concurrent.ConcurrentSkipListSet;
 import java.util.concurrent.Executors;
 
@@ -33,22 +33,19 @@ class ProfileTest {
     }
 
     private static long take(Counter counter) throws IOException {
-        var taken = new long[1];
-        counter.take(value -> {
-            taken[0] = value;
-            return true;
-        });
-        return taken[0];
+        try (var lock = counter.lock()) {
+            return lock.take();
+        }
     }
 
     private String refusal() {
-        return assertThrows(Cli.Failure.class, () -> Profile.load(dir).counter().read()).getMessage();
+        return assertThrows(Failure.class, () -> Profile.load(dir).counter().read()).getMessage();
     }
 
     @Test
     void theOriginalsFilesWorkAsTheyAre() throws IOException {
         var profile = Profile.load(dir);
-        assertEquals(new Profile.Config(666, Set.of(), KnockCodec.Carrier.COVER), profile.config());
+        assertEquals(new Profile.Settings(666, Optional.empty(), KnockCodec.Carrier.COVER, ""), profile.settings());
         assertEquals(42, take(profile.counter()));
         assertEquals(43, take(profile.counter()));
         assertEquals("0000000044\n", Files.readString(dir.resolve("counter")));
@@ -56,10 +53,10 @@ class ProfileTest {
 
     @Test
     void settingsAreReadStrictly() throws IOException {
-        write("config", "[main]\n# for the laptop\nknock_port = 666\nopen_ports = 22, 443\ncarrier = classic\n");
-        assertEquals(new Profile.Config(666, Set.of(22, 443), KnockCodec.Carrier.CLASSIC), Profile.load(dir).config());
+        write("config", "[main]\n# for the laptop\nknock_port = 666\nopen_ports = 22, 443\ncarrier = classic\nsource = 203.0.113.7\n");
+        assertEquals(new Profile.Settings(666, Optional.of(CodecTest.terms(1, false, 22, 443).ports()), KnockCodec.Carrier.CLASSIC, "203.0.113.7"), Profile.load(dir).settings());
         for (var bad : new String[] {"knock_port = 0", "knock_port = 65536", "knock_port = x", "knock_port =", "port = 1",
-            "knock_port = 1\nknock_port = 1", "knock_port = 1\nopen_ports =", "knock_port = 1\ncarrier = loud", "gibberish", ""}) {
+            "knock_port = 1\nknock_port = 1", "knock_port = 1\nopen_ports =", "knock_port = 1\ncarrier = loud", "knock_port = 1\nsource =", "knock_port = 1\nsource = example.org", "gibberish", ""}) {
             write("config", "[main]\n" + bad + "\n");
             assertTrue(refusal().contains(dir.resolve("config").toString()), bad);
         }
@@ -92,7 +89,7 @@ class ProfileTest {
         write("counter", "4294967295\n");
         var counter = Profile.load(dir).counter();
         assertEquals(4294967295L, take(counter));
-        assertTrue(assertThrows(Cli.Failure.class, () -> take(counter)).getMessage().contains("make a new one"));
+        assertTrue(assertThrows(Failure.class, () -> take(counter)).getMessage().contains("make a new one"));
     }
 
     @Test

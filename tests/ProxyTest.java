@@ -51,12 +51,12 @@ class ProxyTest {
     }
 
     private void startHere() throws Exception {
-        startProxy(lab.script("knockknock-proxy", "--socks-timeout", "2", "" + PORT).toArray(String[]::new));
+        startProxy(Lab.withNetRaw(lab.script("knockknock-proxy", "--socks-timeout", "2", "" + PORT)).toArray(String[]::new));
     }
 
     private void startOnClient() throws Exception {
         lab.startDaemon("--log", "/dev/kmsg");
-        startProxy(Lab.on("client", lab.script("knockknock-proxy", "" + PORT)).toArray(String[]::new));
+        startProxy(Lab.on("client", Lab.withNetRaw(lab.script("knockknock-proxy", "" + PORT))).toArray(String[]::new));
     }
 
     private static Socket open() throws IOException {
@@ -120,7 +120,7 @@ class ProxyTest {
 
     @Test
     void aNetworkWithoutARouteHasItsReplyCode() throws Exception {
-        startProxy(Lab.on("client", lab.script("knockknock-proxy", "" + PORT)).toArray(String[]::new));
+        startProxy(Lab.on("client", Lab.withNetRaw(lab.script("knockknock-proxy", "" + PORT))).toArray(String[]::new));
         var curl = lab.run(Lab.on("client", "curl", "-sS", "--socks5", "127.0.0.1:" + PORT, "http://198.51.100.1/"));
         assertEquals(97, curl.exit());
         assertTrue(curl.err().contains("(3)"), curl.err());
@@ -325,7 +325,7 @@ class ProxyTest {
         lab.profile("laptop", 666, "nosuchhost.invalid");
         startHere();
         Lab.await("the warning", () -> Files.readString(said).contains("warning: the name of the profile nosuchhost.invalid is unknown"));
-        var second = lab.run(lab.script("knockknock-proxy", "" + PORT));
+        var second = lab.run(Lab.withNetRaw(lab.script("knockknock-proxy", "" + PORT)));
         assertEquals(1, second.exit());
         assertTrue(second.err().startsWith("knockknock: cannot listen on ") && second.err().lines().count() == 1, second.err());
     }
@@ -394,7 +394,7 @@ class ProxyTest {
             assertEquals(0, curls.get(i).waitFor());
             assertEquals("hello", Files.readString(lab.work.resolve("curl-" + i)));
         }
-        assertEquals(0, lab.said("not authentic"), lab.said());
+        assertEquals(0, lab.said("refused: not authentic"), lab.said());
         assertEquals(2, lab.said("opened port 22"));
     }
 

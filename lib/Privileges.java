@@ -1,0 +1,68 @@
+import java.io.File;
+import java.io.IOException;
+import java.lang.foreign.Arena;
+import java.lang.foreign.ValueLayout;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.stream.Stream;
+
+/** How the daemon gives up what it was started with. */
+final class Privileges {
+    private static final int O_RDWR = 2, TIOCNOTTY = 0x5422, SIGHUP = 1, SIG_IGN = 1;
+
+    private Privileges() {}
+
+    /**
+     * Leaves the controlling terminal, so that nothing can be typed into its shell; Ctrl-C still
+     * works.
+     */
+    static void leaveTerminal() {
+        try (var arena = Arena.ofConfined()) {
+            int tty = (int) Sys.call("open", arena.allocateFrom("/dev/tty").address(), O_RDWR);
+            if (tty >= 0) {
+                long handler = Sys.call("signal", SIGHUP, SIG_IGN); // the kernel sends one to a leader
+                Sys.must("ioctl", tty, TIOCNOTTY);
+                Sys.call("signal", SIGHUP, handler);
+                Sys.must("close", tty);
+            }
+        }
+    }
+
+    /** Closes what the caller had open, all but the standard streams and what the JVM runs from. */
+    static void closeInherited() throws IOException {
+        var own = Stream.of((System.getProperty("java.home") + "/lib:" + System.getProperty("java.class.path"))
+                .split(File.pathSeparator)).map(part -> Path.of(part).toAbsolutePath().getParent()).toList();
+        List<Path> open;
+        try (var entries = Files.list(Path.of("/proc/self/fd"))) {
+            open = entries.toList();
+        }
+        for (var entry : open) {
+            int fd = Integer.parseInt(entry.getFileName().toString());
+            if (fd > 2 && Files.isSymbolicLink(entry)) {
+                var file = Files.readSymbolicLink(entry);
+                if (own.stream().noneMatch(file::startsWith) && !file.toString().matches("/dev/u?random")) {
+                    Sys.call("close", fd);
+                }
+            }
+        }
+    }
+
+    /**
+     * Becomes {@code uid} and {@code gid} with no groups but {@code groups}, for good: glibc
+     * changes every thread (nptl(7)), and the kernel clears the capabilities of each
+     * (capabilities(7)).
+     */
+    static void dropTo(int uid, int gid, int... groups) {
+        try (var arena = Arena.ofConfined()) {
+            var list = arena.allocateFrom(ValueLayout.JAVA_INT, groups);
+            Sys.must("setgroups", groups.length, list.address());
+            Sys.must("setgid", gid);
+            Sys.must("setuid", uid);
+        }
+        if ((int) Sys.call("setuid", 0) != -1) {
+            throw new Failure("root came back after it was given up");
+        }
+        Sys.forbidTracing();
+    }
+}

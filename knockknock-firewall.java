@@ -110,7 +110,8 @@ final class KnockknockFirewall {
         makeLogRule(args[2]);
         netlink = (int) SOCKET.invokeExact(16, 3, 12); // AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER
         var loopback = new byte[] {127, 0, 0, 1};
-        answer(open(loopback, loopback, 0, 1)); // tries the kernel, for a port that no packet has
+        int error = open(loopback, loopback, 0, 1); // tries the kernel, with a port that no packet has
+        answer(error == EEXIST ? 0 : error); // that of a run just before
         var record = new byte[34];
         while (System.in.readNBytes(record, 0, record.length) == record.length) {
             answer(act(ByteBuffer.wrap(record), allowed, delay));
@@ -134,7 +135,7 @@ final class KnockknockFirewall {
         var first = output.readLine();
         if (first == null || !first.startsWith("table")) {
             System.err.println("knockknock: cannot make the log rule: " + first
-                    + " (it takes Linux 5.12 and nft with -i, or iptables)");
+                    + " (install nftables; nft -i and Linux 5.12 do)");
             answer(EIO);
             System.exit(1);
         }

@@ -100,9 +100,10 @@ final class FirewallPipe {
             return;
         }
         if (queue.size() == MOST_WAITING) {
-            System.out.println("refused: " + MOST_WAITING + " knocks wait already, profile " + opening.profile);
+            System.out.println("refused: " + MOST_WAITING + " knocks wait already: " + describe(opening));
             return;
         }
+        System.out.println("knock for " + describe(opening) + ": waits for the connection of the one before it");
         queue.add(new Waiting(opening, System.nanoTime() + TimeUnit.SECONDS.toNanos(delay)));
         notifyAll();
     }
@@ -118,7 +119,7 @@ final class FirewallPipe {
                 for (var waiting = queue.iterator(); waiting.hasNext(); ) {
                     var next = waiting.next();
                     if (next.until - System.nanoTime() < 0) {
-                        System.out.println("not opened: the knocks before it were not used, profile " + next.opening.profile);
+                        System.out.println("not opened, as no connection came for the one before it: " + describe(next.opening));
                         waiting.remove();
                     } else if (asked.stream().noneMatch(next.opening::isAsGoodAs)) {
                         asked.add(next.opening);
@@ -146,7 +147,7 @@ final class FirewallPipe {
         half.getOutputStream().write(record.array());
         half.getOutputStream().flush();
         int answer = half.getInputStream().read();
-        var what = "port " + opening.port + " for " + opening.source.getHostAddress() + ", profile " + opening.profile;
+        var what = describe(opening);
         switch (answer) {
             case 0 -> System.out.println("opened " + what);
             case EEXIST -> {
@@ -156,6 +157,10 @@ final class FirewallPipe {
             default -> throw new Failure("cannot open " + what + " (errno " + answer + "), so this ends");
         }
         return true;
+    }
+
+    private static String describe(Opening opening) {
+        return "port " + opening.port + " for " + opening.source.getHostAddress() + ", profile " + opening.profile;
     }
 
     /** 16 bytes, IPv4 as ::ffff:a.b.c.d (RFC 4291). */

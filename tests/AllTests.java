@@ -11,6 +11,7 @@
 //SOURCES LogLineTest.java
 //SOURCES ProfileTest.java
 //SOURCES FirewallHalfTest.java
+//SOURCES FirewallTest.java
 //SOURCES EndToEndTest.java
 //SOURCES ProxyTest.java
 //SOURCES ServiceTest.java

@@ -71,6 +71,8 @@ class BadInputTest {
             clientRefuses(2, "is not a port: give a number from 1 to 65535", "-p", port, Lab.SERVER);
         }
         clientRefuses(2, "mutually exclusive", "-4", "-6", "-p", "22", Lab.SERVER);
+        clientRefuses(2, "mutually exclusive", "--source", "203.0.113.7", "--any-source", "-p", "22", Lab.SERVER);
+        clientRefuses(2, "'example.org' is not an address", "--source", "example.org", "-p", "22", Lab.SERVER);
         clientRefuses(2, "--loud", "-p", "22", "--loud");
         clientRefuses(2, "two", "-p", "22", "one", "two");
         clientRefuses(1, "is not a host name", "-p", "22", "../../etc");
@@ -118,34 +120,33 @@ class BadInputTest {
         genprofileRefuses(2, "is not a port", "phone", "0");
         genprofileRefuses(2, "is not a port", "phone", "65536");
         genprofileRefuses(2, "KNOCKPORT", "phone");
+        genprofileRefuses(2, "is not a port", "--open", "22,ssh", "phone", "777");
         for (var name : List.of("", ".", "..", ".hidden", "a/b", "-x/", "a b", "a\nb", "x".repeat(65))) {
             genprofileRefuses(2, "cannot be a profile's name", "--", name, "777");
         }
     }
 
     @Test
-    void genprofileWarnsAboutAServiceOnTheKnockPort() throws Exception {
-        lab.serve(888);
-        var made = lab.run(Lab.on("server", lab.script("knockknock-genprofile", "--dir", lab.dir.toString(), "phone", "888")));
+    void aNewProfileIsItsOwnersAloneAndHasTheOpenPortsThatWereAskedFor() throws Exception {
+        var made = lab.run(lab.script("knockknock-genprofile", "--dir", lab.dir.toString(), "--open", "22,443", "phone", "888"));
         assertEquals(0, made.exit());
-        assertTrue(made.err().startsWith("knockknock: warning: a service listens on port 888"), made.err());
-        assertTrue(made.out().contains("scp -rp root@HOST:" + lab.dir.resolve("profiles/phone")), made.out());
         assertEquals("700 600 600 600 600\n", lab.must("sh", "-c", "cd '" + lab.dir.resolve("profiles/phone")
                 + "' && echo $(stat -c %a . cipher.key config counter mac.key)"));
+        assertEquals("[main]\nknock_port = 888\nopen_ports = 22,443\n", Files.readString(lab.dir.resolve("profiles/phone/config")));
     }
 
     @Test
     void theDaemonRefusesABadConfig() throws Exception {
-        for (var bad : List.of("delay = 0", "delay = soon", "delay = 99999", "error_window = 0", "colour = red", "delay 15")) {
+        for (var bad : List.of("delay = 0", "delay = soon", "delay = 99999", "error_window = 0", "colour = red", "delay 15", "error_window = 501")) {
             lab.config(bad);
-            daemonRefuses(1, lab.dir.resolve("config") + ": ");
+            daemonRefuses(1, lab.dir.resolve("config").toString());
         }
         lab.config("user = root");
         daemonRefuses(1, "must not stay root");
         lab.config("user = nosuchuser");
-        daemonRefuses(1, "there is no user 'nosuchuser'");
+        daemonRefuses(1, "user = nosuchuser: there is no such user");
         lab.config("group = nosuchgroup");
-        daemonRefuses(1, "there is no group 'nosuchgroup'");
+        daemonRefuses(1, "group = nosuchgroup: there is no such group");
         lab.config("delay = 3");
         daemonRefuses(1, "there is no log /no/such/log", "--log", "/no/such/log");
         daemonRefuses(2, "Unknown option", "--lgo", "x");
@@ -175,12 +176,14 @@ class BadInputTest {
     }
 
     @Test
-    void missingIptablesIsNamed() throws Exception {
+    void aHostWithoutNftAndIptablesIsToldSo() throws Exception {
         var empty = Files.createDirectory(lab.work.resolve("empty"));
-        var hide = "for dir in /usr/sbin /sbin; do for f in $dir/iptables* $dir/ip6tables* $dir/xtables*; do"
-                + " [ -e $f ] && mount --bind " + Files.createFile(empty.resolve("nothing")) + " $f; done; done; exec \"$@\"";
+        var hide = "for f in /usr/sbin/nft /usr/sbin/iptables* /usr/sbin/ip6tables* /usr/sbin/xtables*; do"
+                + " mount --bind " + Files.createFile(empty.resolve("nothing")) + " $f; done; exec \"$@\"";
         var command = new ArrayList<>(List.of("unshare", "-m", "sh", "-c", hide, "sh"));
-        command.addAll(Lab.on("server", lab.script("knockknock-daemon", "--dir", lab.dir.toString(), "--log", lab.kernLog.toString())));
-        refuses(1, "install iptables", command);
+        command.addAll(Lab.on("server", lab.script("knockknock-daemon", "--dir", lab.dir.toString())));
+        var result = lab.run(command);
+        assertEquals(1, result.exit(), result.toString());
+        assertTrue(result.err().startsWith("knockknock: cannot make the log rule: ") && result.err().contains("install nftables"), result.err());
     }
 }

@@ -96,11 +96,11 @@ class FaultTest {
         Lab.await("the survivors to end", () -> all.stream().noneMatch(ProcessHandle::isAlive));
         assertTrue(System.nanoTime() - knocked < 1_000_000_000L, "survivors must end within a second");
         assertTrue(lab.daemon().waitFor() != 0);
-        if (!victim.equals("all")) {
+        if (!List.of("all", "daemon").contains(victim)) {
             assertTrue(lab.said("knockknock: ") >= 1, lab.said());
         }
         Lab.await("the table to go", () -> rules().equals(before));
-        TimeUnit.NANOSECONDS.sleep(knocked + 3_200_000_000L - System.nanoTime()); // the delay is what is tested
+        TimeUnit.NANOSECONDS.sleep(knocked + Lab.DELAY_MILLIS * 1_000_000 - System.nanoTime());
         assertFalse(lab.connects(Lab.SERVER, 22));
 
         startDaemon();
@@ -271,10 +271,10 @@ class FaultTest {
         Lab.await("the flood on the knock port", () -> lab.said("refused: not authentic") >= 1);
         var millis = new ArrayList<Long>();
         for (int i = 1; i <= 50; i++) {
-            int knocks = i;
-            lab.must(lab.knockCommand("-p", "22", Lab.SERVER));
+            int port = 100 + i;
+            lab.must(lab.knockCommand("-p", "" + port, Lab.SERVER));
             long sent = System.nanoTime();
-            Lab.await("knock " + i, () -> lab.said("opened port 22") == knocks);
+            Lab.await("knock " + i, () -> lab.said("opened port " + port) == 1);
             millis.add((System.nanoTime() - sent) / 1_000_000);
         }
         millis.sort(null);
@@ -295,11 +295,12 @@ class FaultTest {
         var running = new ArrayList<Process>();
         var proxied = new ArrayList<Process>();
         int killed = 0;
+        int port = 1000; // another one each time, so that no opening waits for a connection of the one before
         long start = System.nanoTime();
         while (System.nanoTime() - start < 60_000_000_000L) {
             running.removeIf(process -> !process.isAlive());
             while (running.size() < 8) {
-                running.add(lab.start(lab.work.resolve("clients"), List.of(lab.knockCommand("-p", "22", Lab.SERVER))));
+                running.add(lab.start(lab.work.resolve("clients"), List.of(lab.knockCommand("-p", "" + port++, Lab.SERVER))));
             }
             proxied.removeIf(process -> !process.isAlive());
             if (proxied.isEmpty()) {
@@ -328,7 +329,7 @@ class FaultTest {
         assertTrue(counters.size() > 100, "packets: " + counters.size());
         assertEquals(counters.size(), new HashSet<>(counters).size(), "a counter was used twice");
         // Packets of two processes can overtake each other on two processors, and one that comes after its successor is refused.
-        assertTrue(lab.said("opened port 22") >= counters.size() * 0.98, lab.said("opened port 22") + " of " + counters.size());
+        assertTrue(lab.said("opened port") >= counters.size() * 0.98, lab.said("opened port") + " of " + counters.size());
         long before = lab.said("opened port 23");
         lab.must(lab.knockCommand("-p", "23", Lab.SERVER));
         Lab.await("the next knock", () -> lab.said("opened port 23") == before + 1);

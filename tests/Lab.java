@@ -11,6 +11,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.concurrent.Callable;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.stream.Stream;
 
 /** Two hosts in network namespaces, joined by a wire, with real programs on them; gone with all its processes when closed. */
@@ -19,6 +20,8 @@ final class Lab implements AutoCloseable {
     static final String CLIENT = "192.0.2.2";
     static final String SERVER6 = "2001:db8::1";
     static final String CLIENT6 = "2001:db8::2";
+    /** After so long an opening must be over: the lab's delay, and the eighth that the kernel's timers may be late. */
+    static final long DELAY_MILLIS = 3500;
     private static final Map<String, List<String>> commands = new HashMap<>();
 
     /** How a command ended, and what it printed. */
@@ -251,10 +254,15 @@ final class Lab implements AutoCloseable {
     Result run(List<String> command) throws Exception {
         var err = Files.createTempFile(work, "err", "");
         var process = builder(command).redirectError(err.toFile()).redirectInput(Path.of("/dev/null").toFile()).start();
+        var late = new AtomicBoolean();
+        var limit = process.onExit().orTimeout(60, TimeUnit.SECONDS).exceptionally(_ -> {
+            late.set(true);
+            return process.destroyForcibly();
+        });
         var out = new String(process.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
-        if (!process.waitFor(60, TimeUnit.SECONDS)) {
-            process.destroyForcibly();
-            throw new AssertionError("does not end: " + command);
+        limit.join();
+        if (late.get()) {
+            throw new AssertionError("does not end: " + command + ": " + out);
         }
         return new Result(process.exitValue(), out, Files.readString(err));
     }

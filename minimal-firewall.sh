@@ -14,8 +14,8 @@ for iptables in iptables ip6tables; do
         if [ $iptables = iptables ]; then
             $iptables -w -A INPUT -p icmp --icmp-type echo-request -j ACCEPT
         else
-            # RFC 4890: echo, router and neighbour discovery
-            for type in echo-request router-advertisement neighbour-solicitation neighbour-advertisement; do
+            # RFC 4890: echo, multicast listener queries, router and neighbour discovery
+            for type in echo-request 130 router-advertisement neighbour-solicitation neighbour-advertisement; do
                 $iptables -w -A INPUT -p icmpv6 --icmpv6-type $type -j ACCEPT
             done
             # RFC 8415: DHCPv6 replies, which conntrack does not take for an answer, as they were asked for by multicast

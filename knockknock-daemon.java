@@ -38,15 +38,16 @@ import picocli.CommandLine.Option;
  * configuration and profiles, opens their counters and the log, and starts the firewall half; then
  * it drops to an unprivileged user for good, and only then reads the log.
  */
-@Command(name = "knockknock-daemon", mixinStandardHelpOptions = true, versionProvider = Cli.Version.class, sortOptions = false,
+@Command(name = "knockknock-daemon", mixinStandardHelpOptions = true, sortOptions = false,
+        versionProvider = Cli.Version.class,
         description = "Watch the kernel's log for knocks, and let those in who hold the keys.%n",
-        footer = {"", "Runs in the foreground and prints a line for each event. knockknock-genprofile makes profiles;"
-            + " start the daemon again after making one.", ""},
+        footer = {"", "Runs in the foreground and prints a line for each event."
+            + " knockknock-genprofile makes profiles; start the daemon again after that.", ""},
         exitCodeListHeading = "Exit codes:%n",
-        exitCodeList = {"0:--check found no problem", "1:it could not start, or its firewall half or the log ended",
-            "2:bad usage"})
+        exitCodeList = {"0:--check found no problem",
+            "1:it could not start, or its firewall half or the log ended", "2:bad usage"})
 final class KnockknockDaemon implements Callable<Integer> {
-    private static final long QUIET_NANOS = 10_000_000_000L; // after a complaint about a profile, until the next
+    private static final long QUIET_NANOS = 10_000_000_000L; // between complaints about a profile
     private static final BitSet ANY_PORT = new BitSet();
 
     static {
@@ -57,10 +58,12 @@ final class KnockknockDaemon implements Callable<Integer> {
             description = "the server's directory: config and profiles (default: ${DEFAULT-VALUE})")
     private Path dir;
 
-    @Option(names = "--log", paramLabel = "FILE", description = "follow this file instead of /dev/kmsg")
+    @Option(names = "--log", paramLabel = "FILE",
+            description = "follow this file instead of /dev/kmsg")
     private Path logOption;
 
-    @Option(names = "--check", description = "say what is missing or wrong on this host, change nothing, and end")
+    @Option(names = "--check",
+            description = "say what is missing or wrong on this host, change nothing, and end")
     private boolean check;
 
     /** A profile, and what it takes next. */
@@ -72,10 +75,12 @@ final class KnockknockDaemon implements Callable<Integer> {
 
         private Receiver(Profile profile, int window) throws IOException {
             if (!profile.counter().tryLockForGood()) {
-                throw new Failure("another knockknock-daemon uses " + profile.dir() + ": stop that one first");
+                throw new Failure("another knockknock-daemon uses " + profile.dir()
+                        + ": stop that one first");
             }
             this.profile = profile;
-            this.terms = new KnockCodec.Terms(window, profile.settings().openPorts().orElse(ANY_PORT),
+            this.terms = new KnockCodec.Terms(window,
+                    profile.settings().openPorts().orElse(ANY_PORT),
                     profile.settings().source().equals("bound"));
             this.next = profile.counter().read(); // nobody else writes it from now on
         }
@@ -106,7 +111,8 @@ final class KnockknockDaemon implements Callable<Integer> {
                         + ": in " + dir + "/config, set group to one that may");
             }
             log.start();
-            System.out.println("ready: knock ports " + numbers(knockPorts) + ", log " + config.log() + ", user " + config.userName());
+            System.out.println("ready: knock ports " + numbers(knockPorts) + ", log " + config.log()
+                    + ", user " + config.userName());
             log.follow(this::receive);
         }
         throw new Failure("what followed " + config.log() + " has ended: start the daemon again");
@@ -118,7 +124,8 @@ final class KnockknockDaemon implements Callable<Integer> {
             knockPorts.set(entry.getKey());
         }
         if (receivers.isEmpty()) {
-            throw new Failure("there is no profile in " + dir + "/profiles: make one with knockknock-genprofile");
+            throw new Failure("there is no profile in " + dir + "/profiles: make one with"
+                    + " knockknock-genprofile");
         }
     }
 
@@ -137,9 +144,9 @@ final class KnockknockDaemon implements Callable<Integer> {
      * One line of the log: if it is a knock, and right, opens the port that it asks for. The steps
      * are PROTOCOL.md 6's.
      */
-    private void receive(byte[] text, int from, int to) throws IOException {
+    private void receive(byte[] text, int start, int end) throws IOException {
         // 1, 2. Refuse all but a SYN to a knock port.
-        var found = LogLine.parse(text, from, to, knockPorts);
+        var found = LogLine.parse(text, start, end, knockPorts);
         // 3. Pass over a second copy of the last accepted line.
         if (found.isEmpty() || found.equals(lastAccepted)) {
             return;
@@ -147,13 +154,16 @@ final class KnockknockDaemon implements Callable<Integer> {
         // 4. Open it with the first counter that fits.
         var syn = found.get();
         var receiver = receivers.get(syn.knockPort());
-        var name = receiver.profile.name();
-        var request = receiver.profile.codec().open(syn.fields(), syn.source().getAddress(), receiver.next, receiver.terms);
+        var profile = receiver.profile;
+        var from = syn.source().getHostAddress();
+        var request = profile.codec().open(syn.fields(), syn.source().getAddress(), receiver.next,
+                receiver.terms);
         if (request.isEmpty()) {
             if (System.nanoTime() - receiver.quietUntil >= 0) {
                 receiver.quietUntil = System.nanoTime() + QUIET_NANOS;
-                System.out.println("knock for profile " + name + " from " + syn.source().getHostAddress() + " refused:"
-                        + " not authentic, outside the window, for a port not in open_ports, or bound to another address");
+                System.out.println("knock for profile " + profile.name() + " from " + from
+                        + " refused: not authentic, outside the window, for a port not in"
+                        + " open_ports, or bound to another address");
             }
             return;
         }
@@ -161,16 +171,17 @@ final class KnockknockDaemon implements Callable<Integer> {
         int port = request.get().port();
         long next = request.get().counter() + 1;
         try {
-            receiver.profile.counter().store(next);
+            profile.counter().store(next);
         } catch (IOException e) {
-            Cli.complain("refused to open port " + port + " for " + syn.source().getHostAddress()
+            Cli.complain("refused to open port " + port + " for " + from
                     + ", as the counter cannot be stored: " + Cli.reason(e));
             return;
         }
         receiver.next = next;
         lastAccepted = found;
         // 6. Let one connection in.
-        firewall.open(new FirewallPipe.Opening(syn.source(), syn.destination(), port, name));
+        firewall.open(new FirewallPipe.Opening(syn.source(), syn.destination(), port,
+                profile.name()));
     }
 
     static void main(String[] args) {

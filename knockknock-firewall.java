@@ -15,7 +15,6 @@ import java.net.InetAddress;
 import java.net.NetworkInterface;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
@@ -23,25 +22,23 @@ import java.util.BitSet;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.stream.IntStream;
 import java.util.stream.Stream;
+
+import static java.nio.charset.StandardCharsets.US_ASCII;
 
 /**
  * The firewall half: the only privileged code of a server, and CAP_NET_ADMIN is its only privilege.
  * knockknock-daemon starts it as {@code KnockknockFirewall DELAY PORTS KNOCKPORTS}. It makes the
  * log rule, then reads records of 34 bytes from stdin: source and destination (16 bytes each, IPv4
- * as ::ffff:a.b.c.d) and a port. For each it lets one TCP connection from there to that port of
- * this host in, within DELAY seconds, and answers one byte: 0, or an errno. It neither reads nor
- * changes the host's rules, and starts nothing but nft. When it ends, the kernel takes back what it
- * did.
+ * as ::ffff:a.b.c.d), and a port. For each it lets one TCP connection from there to that port of
+ * this host in, within DELAY seconds, and answers one byte: 0, or an errno. It changes no rule of
+ * the host, and starts nothing but nft. When it ends, the kernel takes back all that it did.
  */
 final class KnockknockFirewall {
     private static final int ENOENT = 2, EIO = 5, EACCES = 13, EEXIST = 17; // errno-base.h
 
-    /**
-     * The log rule, in a table that only its owner may change, and that the kernel removes with it.
-     */
-    private static final String LOG_RULE = """
+    /** The log rule, in a table that only its maker may change, and that ends with its maker. */
+    private static final String NFT = """
             add table inet knockknock { flags owner; }
             add chain inet knockknock input \
             { type filter hook input priority filter - 10; policy accept; }
@@ -55,49 +52,45 @@ final class KnockknockFirewall {
             update @logged6 { ip6 saddr & ffff:ffff:ffff:ffff:: LIMIT } LOG
             add set inet knockknock waiting4 { type ipv4_addr . inet_service; flags timeout; }
             add set inet knockknock waiting6 { type ipv6_addr . inet_service; flags timeout; }
-            add rule inet knockknock input ct state new tcp flags & (fin | syn | rst | ack) == syn \
+            add rule inet knockknock input ct state new tcp flags & (fin|syn|rst|ack) == syn \
             ip saddr . tcp dport @waiting4 drop
-            add rule inet knockknock input ct state new tcp flags & (fin | syn | rst | ack) == syn \
+            add rule inet knockknock input ct state new tcp flags & (fin|syn|rst|ack) == syn \
             ip6 saddr . tcp dport @waiting6 drop
             list table inet knockknock
-            """.replace("LIMIT", "limit rate 50/second burst 100 packets").replace("LOG",
-            "log prefix \"knockknock: \" level debug flags tcp sequence,options flags ip options");
+            """.replace("LIMIT", "limit rate 50/second burst 100 packets")
+            .replace("LOG", "log prefix \"knockknock: \" level debug"
+                    + " flags tcp sequence,options flags ip options");
 
-    /**
-     * Where there is no nft: a shell that makes the log rule in iptables, and removes it at the
-     * end.
-     */
+    /** Where there is no nft: a shell that makes the log rule with iptables, and removes it. */
     private static final String IPTABLES = """
             remove() {
                 $1 -w -D INPUT -j KNOCKKNOCK; $1 -w -F KNOCKKNOCK; $1 -w -X KNOCKKNOCK
             } 2> /dev/null
             make() {
-                remove $1; $1 -w -N KNOCKKNOCK && for port in $knockports; do
+                remove $1
+                $1 -w -N KNOCKKNOCK && for port in $(echo $ports | tr , ' '); do
                     $1 -w -A KNOCKKNOCK -p tcp --tcp-flags ALL SYN --dport $port -m hashlimit \
                         --hashlimit-name knockknock --hashlimit-mode srcip --hashlimit-srcmask $2 \
-                        --hashlimit-upto 50/second --hashlimit-burst 100 --hashlimit-htable-expire 1000 \
-                        -j LOG --log-prefix "knockknock: " --log-level debug \
-                        --log-tcp-sequence --log-tcp-options --log-ip-options || return 1
+                        --hashlimit-upto 50/second --hashlimit-burst 100 \
+                        --hashlimit-htable-expire 1000 -j LOG --log-prefix "knockknock: " \
+                        --log-level debug --log-tcp-sequence --log-tcp-options --log-ip-options \
+                        || return 1
                 done && $1 -w -I INPUT -j KNOCKKNOCK
             }
             trap '' HUP INT TERM
-            knockports=$(echo $0 | tr , ' ')
+            ports=$0
             make iptables 32 && make ip6tables 64 && echo table && cat > /dev/null
             remove iptables; remove ip6tables
             """;
 
-    private static final MemoryLayout INT = ValueLayout.JAVA_INT, LONG = ValueLayout.JAVA_LONG;
-    private static final MethodHandle SOCKET = libc("socket", INT, INT, INT, INT);
-    private static final MethodHandle WRITE = libc("write", LONG, INT, ValueLayout.ADDRESS, LONG);
-    private static final MethodHandle READ = libc("read", LONG, INT, ValueLayout.ADDRESS, LONG);
-
-    private static int netlink;
-    private static OutputStream commands; // to nft
-    private static final Map<String, Long> waiting = new HashMap<>(); // waiting4 and 6, until when
+    private static OutputStream nft; // takes commands
+    private static final Map<String, Long> held = new HashMap<>(); // in waiting4, waiting6: until
+    private static int netlink; // a socket
 
     static void main(String[] args) throws Throwable {
         if (args.length != 3) {
-            System.err.println("knockknock: this is the firewall half, which knockknock-daemon starts: run that");
+            System.err.println("knockknock: this is the firewall half, which knockknock-daemon"
+                    + " starts: run that");
             System.exit(2);
         }
         int delay = Integer.parseInt(args[0]);
@@ -110,8 +103,8 @@ final class KnockknockFirewall {
         makeLogRule(args[2]);
         netlink = (int) SOCKET.invokeExact(16, 3, 12); // AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER
         var loopback = new byte[] {127, 0, 0, 1};
-        int error = open(loopback, loopback, 0, 1); // tries the kernel, with a port that no packet has
-        answer(error == EEXIST ? 0 : error); // that of a run just before
+        int error = open(loopback, loopback, 0, 1); // a try, with a port that no packet has
+        answer(error == EEXIST ? 0 : error); // the one of a run just before
         var record = new byte[34];
         while (System.in.readNBytes(record, 0, record.length) == record.length) {
             answer(act(ByteBuffer.wrap(record), allowed, delay));
@@ -125,17 +118,19 @@ final class KnockknockFirewall {
     }
 
     private static void makeLogRule(String knockPorts) throws IOException {
-        boolean nft = Stream.of(System.getenv("PATH").split(":")).anyMatch(
-                dir -> Files.isExecutable(Path.of(dir, "nft")));
-        var command = nft ? List.of("nft", "-i") : List.of("/bin/sh", "-c", IPTABLES, knockPorts);
-        var maker = new ProcessBuilder(command).redirectErrorStream(true).start();
-        commands = maker.getOutputStream();
-        command(nft ? LOG_RULE.replace("PORTS", knockPorts) : "");
-        var output = maker.inputReader(StandardCharsets.UTF_8);
+        boolean installed = Stream.of(System.getenv("PATH").split(":"))
+                .anyMatch(directory -> Files.isExecutable(Path.of(directory, "nft")));
+        var maker = new ProcessBuilder(installed ? List.of("nft", "-i")
+                : List.of("/bin/sh", "-c", IPTABLES, knockPorts)).redirectErrorStream(true).start();
+        nft = maker.getOutputStream();
+        if (installed) {
+            command(NFT.replace("PORTS", knockPorts));
+        }
+        var output = maker.inputReader(US_ASCII);
         var first = output.readLine();
         if (first == null || !first.startsWith("table")) {
             System.err.println("knockknock: cannot make the log rule: " + first
-                    + " (install nftables; nft -i and Linux 5.12 do)");
+                    + " (install nftables; it takes an nft with -i, and Linux 5.12)");
             answer(EIO);
             System.exit(1);
         }
@@ -146,16 +141,16 @@ final class KnockknockFirewall {
     }
 
     private static void command(String text) throws IOException {
-        commands.write(text.getBytes(StandardCharsets.US_ASCII));
-        commands.flush();
+        nft.write(text.getBytes(US_ASCII));
+        nft.flush();
     }
 
-    /** Acts on one record: 0 if it opened the port, or an errno. */
+    /** Acts on one record: 0 if its port is open now, or an errno. */
     private static int act(ByteBuffer record, BitSet allowed, int delay) throws Throwable {
+        // Check what the daemon has checked once more.
         var source = address(record);
         var destination = address(record);
         int port = Short.toUnsignedInt(record.getShort());
-        // Check once more what the daemon has checked.
         if (source.getClass() != destination.getClass() || source.isAnyLocalAddress()
                 || source.isLoopbackAddress() || source.isMulticastAddress()
                 || source.getHostAddress().equals("255.255.255.255")
@@ -175,75 +170,72 @@ final class KnockknockFirewall {
         return InetAddress.getByAddress(bytes);
     }
 
-    /**
-     * Drops SYNs that come before their turn, so that they come again, and meet no REJECT of the
-     * host.
-     */
+    /** Drops SYNs that come before their turn, so that they come again, and meet no REJECT. */
     private static void hold(InetAddress source, int port, int delay) throws IOException {
         long now = System.nanoTime();
-        waiting.values().removeIf(end -> end - now <= 0);
+        held.values().removeIf(end -> end - now <= 0);
         var element = source.getHostAddress() + " . " + port;
-        if (waiting.putIfAbsent(element, now + delay * 1_000_000_000L) == null) {
-            command("add element inet knockknock waiting" + (source.getAddress().length == 4 ? 4 : 6)
-                    + " { " + element + " timeout " + delay + "s }\n");
+        if (held.putIfAbsent(element, now + delay * 1_000_000_000L) == null) {
+            int version = source.getAddress().length == 4 ? 4 : 6;
+            command("add element inet knockknock waiting" + version + " { " + element + " timeout "
+                    + delay + "s }\n");
         }
     }
 
     /**
      * Has the kernel's connection tracking expect one connection: 0, or an errno. An expectation
-     * belongs to a master connection, which is made up for it. Names and numbers are those of
-     * linux/netlink.h and linux/netfilter/nfnetlink_conntrack.h;
-     * net/netfilter/nf_conntrack_netlink.c acts on them.
+     * belongs to a master connection, which is made up for it. All numbers and names are those of
+     * linux/netlink.h and linux/netfilter/nfnetlink_conntrack.h; what the kernel makes of them is
+     * in net/netfilter/nf_conntrack_netlink.c.
      */
     private static int open(byte[] from, byte[] to, int port, int seconds) throws Throwable {
-        byte family = (byte) (from.length == 4 ? 2 : 10); // AF_INET, AF_INET6
-        var mask = new byte[from.length];
-        Arrays.fill(mask, (byte) 0xFF);
-        int ack = 4, excl = 0x200, create = 0x400; // NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE
+        int ack = 4, excl = 0x200, create = 0x400; // NLM_F_*
+        var mask = from.clone();
+        Arrays.fill(mask, (byte) -1);
+        var expected = tuple(2, from, to, 0, port); // CTA_EXPECT_TUPLE
 
         // Leave an opening alone that still waits for its connection.
-        var expected = tuple(2, from, to, 0, port); // CTA_EXPECT_TUPLE
-        int found = ask(message(2 << 8 | 1, 0, family, expected))[0]; // IPCTNL_MSG_EXP_GET
+        int found = ask(message(2 << 8 | 1, 0, from, expected))[0]; // IPCTNL_MSG_EXP_GET
         if (found != ENOENT) {
             return found == 0 ? EEXIST : found;
         }
-        var master = message(1 << 8, ack | create, family, // IPCTNL_MSG_CT_NEW
-                tuple(1, from, to, port, 0), // CTA_TUPLE_ORIG; no packet has a port 0
+        var master = message(1 << 8, ack | create, from, // IPCTNL_MSG_CT_NEW
+                tuple(1, from, to, port, 0), // CTA_TUPLE_ORIG: no packet has a port 0
                 tuple(2, to, from, 0, port), // CTA_TUPLE_REPLY
-                attribute(3, be32(4 | 8)), // CTA_STATUS: IPS_ASSURED, IPS_CONFIRMED
-                nest(4, nest(1, attribute(1, new byte[] {1}))), // CTA_PROTOINFO, _TCP, _STATE: SYN_SENT
-                nest(5, attribute(1, "ftp\0".getBytes(StandardCharsets.US_ASCII))), // CTA_HELP, _NAME
-                attribute(7, be32(seconds))); // CTA_TIMEOUT
+                attribute(3, number(4, 4 | 8)), // CTA_STATUS: IPS_ASSURED, IPS_CONFIRMED
+                nest(4, nest(1, attribute(1, number(1, 1)))), // CTA_PROTOINFO.._TCP_STATE: SYN_SENT
+                nest(5, attribute(1, "ftp\0".getBytes(US_ASCII))), // CTA_HELP, CTA_HELP_NAME
+                attribute(7, number(4, seconds))); // CTA_TIMEOUT
         byte[][] expectation = {
             tuple(1, from, to, port, 0), // CTA_EXPECT_MASTER
             expected,
             tuple(3, mask, mask, 0, 0xFFFF), // CTA_EXPECT_MASK
-            attribute(4, be32(seconds))}; // CTA_EXPECT_TIMEOUT, which the kernel takes at the second time
-        var errors = ask(master, // the others: IPCTNL_MSG_EXP_NEW
-                message(2 << 8, ack | create | excl, family, expectation),
-                message(2 << 8, ack, family, expectation));
-        if (errors[2] == ENOENT) {
-            errors[2] = 0; // the connection has come already
+            attribute(4, number(4, seconds))}; // CTA_EXPECT_TIMEOUT
+        // The kernel takes the timeout only of an expectation that is there: say it all twice.
+        var errors = ask(master,
+                message(2 << 8, ack | create | excl, from, expectation), // IPCTNL_MSG_EXP_NEW
+                message(2 << 8, ack, from, expectation));
+        if (errors[0] != 0 || errors[1] != 0) {
+            return errors[0] != 0 ? errors[0] : errors[1];
         }
-        return IntStream.of(errors).filter(error -> error != 0).findFirst().orElse(0);
+        return errors[2] == ENOENT ? 0 : errors[2]; // gone if the connection came in between
     }
 
-    /** Both addresses and ports of a TCP connection; of the type CTA_TUPLE_* or CTA_EXPECT_*. */
     private static byte[] tuple(int type, byte[] from, byte[] to, int fromPort, int toPort) {
         int v6 = from.length == 4 ? 0 : 2;
         return nest(type,
-                nest(1, attribute(1 + v6, from), attribute(2 + v6, to)), // CTA_TUPLE_IP, CTA_IP_V4_SRC..
-                nest(2, attribute(1, new byte[] {6}), // CTA_TUPLE_PROTO, CTA_PROTO_NUM: IPPROTO_TCP
-                        attribute(2, be16(fromPort)), // CTA_PROTO_SRC_PORT
-                        attribute(3, be16(toPort)))); // CTA_PROTO_DST_PORT
+                nest(1, // CTA_TUPLE_IP
+                        attribute(1 + v6, from), // CTA_IP_V4_SRC, CTA_IP_V6_SRC
+                        attribute(2 + v6, to)), // CTA_IP_V4_DST, CTA_IP_V6_DST
+                nest(2, // CTA_TUPLE_PROTO
+                        attribute(1, number(1, 6)), // CTA_PROTO_NUM: IPPROTO_TCP
+                        attribute(2, number(2, fromPort)), // CTA_PROTO_SRC_PORT
+                        attribute(3, number(2, toPort)))); // CTA_PROTO_DST_PORT
     }
 
-    private static byte[] be16(int value) {
-        return new byte[] {(byte) (value >> 8), (byte) value};
-    }
-
-    private static byte[] be32(int value) {
-        return ByteBuffer.allocate(4).putInt(value).array();
+    /** {@code length} bytes, big-endian. */
+    private static byte[] number(int length, int value) {
+        return Arrays.copyOfRange(ByteBuffer.allocate(4).putInt(value).array(), 4 - length, 4);
     }
 
     private static byte[] nest(int type, byte[]... attributes) {
@@ -257,14 +249,14 @@ final class KnockknockFirewall {
                 .putShort((short) (4 + body.length)).putShort((short) type).put(body).array();
     }
 
-    /**
-     * struct nlmsghdr: length, type, flags, sequence, port; struct nfgenmsg: family, version, id.
-     */
-    private static byte[] message(int type, int flags, byte family, byte[]... attributes) {
+    /** struct nlmsghdr: length, type, flags, sequence, port; struct nfgenmsg: family, 3 zeros. */
+    private static byte[] message(int type, int flags, byte[] address, byte[]... attributes) {
         var body = join(attributes);
         return ByteBuffer.allocate(20 + body.length).order(ByteOrder.nativeOrder())
-                .putInt(20 + body.length).putShort((short) type).putShort((short) (1 | flags)) // NLM_F_REQUEST
-                .position(16).put(family).position(20).put(body).array();
+                .putInt(20 + body.length).putShort((short) type)
+                .putShort((short) (1 | flags)) // NLM_F_REQUEST
+                .put(16, (byte) (address.length == 4 ? 2 : 10)) // AF_INET, AF_INET6
+                .put(20, body).array();
     }
 
     private static byte[] join(byte[]... parts) {
@@ -273,27 +265,33 @@ final class KnockknockFirewall {
         return all.array();
     }
 
+    private static final MemoryLayout INT = ValueLayout.JAVA_INT, LONG = ValueLayout.JAVA_LONG;
+    private static final MethodHandle SOCKET = libc("socket", INT, INT, INT, INT);
+    private static final MethodHandle WRITE = libc("write", LONG, INT, ValueLayout.ADDRESS, LONG);
+    private static final MethodHandle READ = libc("read", LONG, INT, ValueLayout.ADDRESS, LONG);
+
+    private static MethodHandle libc(String name, MemoryLayout result, MemoryLayout... arguments) {
+        var function = Linker.nativeLinker().defaultLookup().findOrThrow(name);
+        return Linker.nativeLinker().downcallHandle(function,
+                FunctionDescriptor.of(result, arguments));
+    }
+
     /** Sends messages in one go; returns what the kernel answers to each: an errno, or 0. */
     private static int[] ask(byte[]... messages) throws Throwable {
         var errors = new int[messages.length];
         try (var arena = Arena.ofConfined()) {
             var request = arena.allocateFrom(ValueLayout.JAVA_BYTE, join(messages));
-            var answer = arena.allocate(8192, 4);
+            var reply = arena.allocate(8192, 4);
             long done = (long) WRITE.invokeExact(netlink, request, request.byteSize());
             for (int i = 0; i < errors.length && done > 0; i++) {
-                done = (long) READ.invokeExact(netlink, answer, answer.byteSize());
-                boolean error = answer.get(ValueLayout.JAVA_SHORT, 4) == 2; // NLMSG_ERROR
-                errors[i] = error ? -answer.get(ValueLayout.JAVA_INT, 16) : 0;
+                done = (long) READ.invokeExact(netlink, reply, reply.byteSize());
+                boolean error = reply.get(ValueLayout.JAVA_SHORT, 4) == 2; // NLMSG_ERROR
+                errors[i] = error ? -reply.get(ValueLayout.JAVA_INT, 16) : 0;
             }
             if (done <= 0) {
                 throw new IOException("the netlink socket failed");
             }
         }
         return errors;
-    }
-
-    private static MethodHandle libc(String function, MemoryLayout result, MemoryLayout... arguments) {
-        return Linker.nativeLinker().downcallHandle(Linker.nativeLinker().defaultLookup()
-                .findOrThrow(function), FunctionDescriptor.of(result, arguments));
     }
 }

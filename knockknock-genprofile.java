@@ -17,11 +17,10 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
-import java.nio.file.attribute.PosixFilePermission;
+import java.nio.file.attribute.FileAttribute;
 import java.nio.file.attribute.PosixFilePermissions;
 import java.security.SecureRandom;
 import java.util.Base64;
-import java.util.Set;
 import java.util.concurrent.Callable;
 
 import picocli.CommandLine.Command;
@@ -37,30 +36,36 @@ import picocli.CommandLine.Spec;
  * appears whole or not at all. Reads the other profiles' configs, and changes nothing that is
  * there. Runs as root, to whom the directory belongs.
  */
-@Command(name = "knockknock-genprofile", mixinStandardHelpOptions = true, versionProvider = Cli.Version.class,
-        sortOptions = false, description = "Make a profile: what one client needs to knock on this server.%n",
-        footer = {"", "Make one for every client, each with a knock port of its own on which nothing listens:",
+@Command(name = "knockknock-genprofile", mixinStandardHelpOptions = true, sortOptions = false,
+        versionProvider = Cli.Version.class,
+        description = "Make a profile: what one client needs to knock on this server.%n",
+        footer = {"", "Make one for every client, each with a knock port on which nothing listens:",
             "  knockknock-genprofile --open 22,443 laptop 666", "",
             "Bring it to the client as it says, then start knockknock-daemon again.", ""},
         exitCodeListHeading = "Exit codes:%n",
-        exitCodeList = {"0:the profile is made", "1:it is not, and nothing was changed", "2:bad usage"})
+        exitCodeList = {"0:the profile is made", "1:it is not, and nothing was changed",
+            "2:bad usage"})
 final class KnockknockGenprofile implements Callable<Integer> {
-    private static final Set<PosixFilePermission> OWNER_ALL = PosixFilePermissions.fromString("rwx------");
-    private static final Set<PosixFilePermission> OWNER_READ_WRITE = PosixFilePermissions.fromString("rw-------");
+    private static final FileAttribute<?> FILE =
+            PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rw-------"));
+    private static final FileAttribute<?> DIRECTORY =
+            PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------"));
 
     @Option(names = "--dir", paramLabel = "DIR", defaultValue = "/etc/knockknock.d",
             description = "the server's directory (default: ${DEFAULT-VALUE})")
     private Path dir;
 
-    @Option(names = "--open", paramLabel = "PORTS", converter = PortList.class, description = "the only ports that this"
-            + " profile may open, such as 22,443; recommended, as forged knocks then cost the server next to nothing")
+    @Option(names = "--open", paramLabel = "PORTS", converter = PortList.class,
+            description = "the only ports that this profile may open, such as 22,443; recommended,"
+            + " as forged knocks then cost the server next to nothing (default: any port)")
     private String openPorts;
 
-    @Parameters(index = "0", paramLabel = "NAME", description = "what to call the profile here, such as the client's name")
+    @Parameters(index = "0", paramLabel = "NAME",
+            description = "what to call the profile here, such as the client's name")
     private String name;
 
     @Parameters(index = "1", paramLabel = "KNOCKPORT", converter = Cli.Port.class,
-            description = "the TCP port to knock on, 1 to 65535; no other profile's, and no service's")
+            description = "the TCP port to knock on, which no service and no other profile uses")
     private int knockPort;
 
     @Spec
@@ -70,7 +75,7 @@ final class KnockknockGenprofile implements Callable<Integer> {
     public Integer call() throws IOException {
         if (!name.matches("[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")) {
             throw new ParameterException(spec.commandLine(),
-                    "'" + name + "' cannot be a profile's name: use letters, digits, '.', '_' and '-'");
+                    "'" + name + "' cannot be a profile's name: use letters, digits, . _ and -");
         }
         if (Sys.uid() != 0) {
             throw Sudo.asRoot("writing to " + dir);
@@ -78,25 +83,30 @@ final class KnockknockGenprofile implements Callable<Integer> {
         var profiles = dir.resolve("profiles").toAbsolutePath();
         var profile = profiles.resolve(name);
         if (Files.exists(profile)) {
-            throw new Failure("the profile " + profile + " exists: choose another name, or remove it first");
+            throw new Failure("the profile " + profile + " exists: choose another name, or remove"
+                    + " it first");
         }
         var owner = Profile.knockPorts(profiles).get(knockPort);
         if (owner != null) {
-            throw new Failure("knock port " + knockPort + " belongs to the profile " + owner + ": choose another");
+            throw new Failure("knock port " + knockPort + " belongs to the profile " + owner
+                    + ": choose another");
         }
         make(profile);
-        System.out.println("made " + profile + "; to bring it to the client, run here, and then on the client"
-                + " with this server's name for HOST:");
-        System.out.println("  sudo cp -r " + profile + " ~/" + name + " && sudo chown -R $USER ~/" + name);
-        System.out.println("  mkdir -p -m 700 ~/.knockknock && scp -rp HOST:" + name + " ~/.knockknock/HOST"
-                + " && ssh HOST rm -r " + name);
+        System.out.println("""
+                made PROFILE. To bring it to the client, run here, as a user who may log in by ssh,
+                  sudo cp -r PROFILE ~/NAME && sudo chown -R $USER ~/NAME
+                and then on the client, with this server's name for HOST,
+                  mkdir -p -m 700 ~/.knockknock && scp -rp HOST:NAME ~/.knockknock/HOST
+                  ssh HOST rm -r NAME
+                Then start knockknock-daemon again.""".replace("PROFILE", profile.toString())
+                .replace("NAME", name));
         return 0;
     }
 
     /** Writes everything beside the final place, then moves it there in one step. */
     private void make(Path profile) throws IOException {
-        Files.createDirectories(profile.getParent(), PosixFilePermissions.asFileAttribute(OWNER_ALL));
-        var unfinished = Files.createTempDirectory(profile.getParent(), ".new-", PosixFilePermissions.asFileAttribute(OWNER_ALL));
+        Files.createDirectories(profile.getParent(), DIRECTORY);
+        var unfinished = Files.createTempDirectory(profile.getParent(), ".new-", DIRECTORY);
         try {
             write(unfinished.resolve("cipher.key"), newKey());
             write(unfinished.resolve("mac.key"), newKey());
@@ -133,7 +143,7 @@ final class KnockknockGenprofile implements Callable<Integer> {
     }
 
     private static void write(Path file, String text) throws IOException {
-        Files.createFile(file, PosixFilePermissions.asFileAttribute(OWNER_READ_WRITE));
+        Files.createFile(file, FILE);
         Files.writeString(file, text, StandardCharsets.US_ASCII);
     }
 

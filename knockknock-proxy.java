@@ -54,37 +54,43 @@ import picocli.CommandLine.Spec;
  * profile, then connects. Listens on the loopback addresses only, where every local user can use
  * it. Runs as you, with CAP_NET_RAW until the raw sockets are open, and never as root.
  */
-@Command(name = "knockknock-proxy", mixinStandardHelpOptions = true, versionProvider = Cli.Version.class, sortOptions = false,
+@Command(name = "knockknock-proxy", mixinStandardHelpOptions = true, sortOptions = false,
+        versionProvider = Cli.Version.class,
         description = "A SOCKS5 proxy on this machine that knocks before it connects.%n",
         footer = {"", "Give it to programs as SOCKS5 proxy 127.0.0.1, for example:",
             "  curl --socks5-hostname 127.0.0.1:1080 https://example.org/", "",
-            "Hosts with a profile in ~/.knockknock are knocked on; all others are connected to directly. It asks nobody for a"
-            + " password: run it on a machine whose users may all use your profiles.", ""},
-        exitCodeListHeading = "Exit codes:%n", exitCodeList = {"1:it could not start", "2:bad usage"})
+            "It knocks on hosts that have a profile in ~/.knockknock, and connects to all others"
+            + " directly. It asks nobody for a password: run it on a machine whose users may all"
+            + " use your profiles.", ""},
+        exitCodeListHeading = "Exit codes:%n",
+        exitCodeList = {"1:it could not start", "2:bad usage"})
 final class KnockknockProxy implements Callable<Integer> {
     private static final int CONNECT_MILLIS = 10_000; // to a host without a profile
     private static final int KNOCK_MILLIS = 2_000; // from a knock until it counts as lost
     private static final int KNOCKS = 2;
 
     @Option(names = "--socks-timeout", paramLabel = "SECONDS", defaultValue = "10",
-            description = "how long a program may take to say where it wants to go (default: ${DEFAULT-VALUE})")
+            description = "how long a program may take to say where it wants to go"
+            + " (default: ${DEFAULT-VALUE})")
     private int socksTimeout;
 
-    @Parameters(paramLabel = "LISTENPORT", converter = Cli.Port.class, description = "the port to listen on, such as 1080")
+    @Parameters(paramLabel = "LISTENPORT", converter = Cli.Port.class,
+            description = "the port to listen on, such as 1080")
     private int listenPort;
 
     @Spec
     private CommandSpec spec;
 
     private final ScheduledThreadPoolExecutor deadlines = new ScheduledThreadPoolExecutor(1);
-    private final Map<String, ReentrantLock> turns = new ConcurrentHashMap<>(); // by profile and port
+    private final Map<String, ReentrantLock> locks = new ConcurrentHashMap<>(); // by target
     private final List<Profile> profiles = new ArrayList<>();
     private KnockSender sender;
 
     @Override
     public Integer call() throws IOException, InterruptedException {
         if (socksTimeout < 1) {
-            throw new ParameterException(spec.commandLine(), "--socks-timeout must be at least 1 second");
+            throw new ParameterException(spec.commandLine(),
+                    "--socks-timeout must be at least 1 second");
         }
         sender = KnockSender.open();
         var directory = Path.of(System.getProperty("user.home"), ".knockknock");
@@ -92,12 +98,14 @@ final class KnockknockProxy implements Callable<Integer> {
             profiles.add(Profile.load(path));
         }
         if (profiles.isEmpty()) {
-            Cli.complain("warning: there is no profile in " + directory + ": connecting without knocks");
+            Cli.complain("warning: there is no profile in " + directory
+                    + ": connecting without knocks");
         }
         deadlines.setRemoveOnCancelPolicy(true);
         var listeners = new ArrayList<Thread>();
-        for (var address : List.of(InetAddress.ofLiteral("127.0.0.1"), InetAddress.ofLiteral("::1"))) {
-            if (NetworkInterface.getByInetAddress(address) != null) { // without IPv6 there is no ::1
+        for (var loopback : List.of("127.0.0.1", "::1")) {
+            var address = InetAddress.ofLiteral(loopback);
+            if (NetworkInterface.getByInetAddress(address) != null) { // no ::1 without IPv6
                 var listener = listen(new InetSocketAddress(address, listenPort));
                 listeners.add(Thread.ofPlatform().start(() -> accept(listener)));
             }
@@ -116,7 +124,8 @@ final class KnockknockProxy implements Callable<Integer> {
             try {
                 InetAddress.getAllByName(profile.name());
             } catch (UnknownHostException e) {
-                Cli.complain("warning: the name of the profile " + profile.name() + " is unknown at the moment");
+                Cli.complain("warning: the name of the profile " + profile.name()
+                        + " is unknown at the moment");
             }
         }
     }
@@ -125,7 +134,8 @@ final class KnockknockProxy implements Callable<Integer> {
         try {
             return ServerSocketChannel.open().bind(address, 1024);
         } catch (BindException e) {
-            throw new Failure("cannot listen on " + address + ": is another program there? choose another port");
+            throw new Failure("cannot listen on " + address
+                    + ": is another program there? choose another port");
         }
     }
 
@@ -136,7 +146,7 @@ final class KnockknockProxy implements Callable<Integer> {
                 Thread.startVirtualThread(() -> serve(client));
             } catch (IOException e) {
                 Cli.complain("cannot accept connections for now: " + e.getMessage());
-                LockSupport.parkNanos(100_000_000); // out of descriptors, mostly: some will be closed
+                LockSupport.parkNanos(100_000_000); // until descriptors are free again, mostly
             }
         }
     }
@@ -150,10 +160,11 @@ final class KnockknockProxy implements Callable<Integer> {
             } catch (Socks.Refused e) {
                 Socks.reply(client, e.code);
                 client.shutdownOutput();
-                withDeadline(client, () -> client.read(ByteBuffer.allocate(512))); // a close now could overtake the reply
+                // a close now could overtake the reply
+                withDeadline(client, () -> client.read(ByteBuffer.allocate(512)));
             }
         } catch (IOException | InterruptedException e) {
-            // the client has gone, was too slow, or speaks no SOCKS5: there is nobody to tell, and all is closed
+            // the client has gone, was too slow, or speaks no SOCKS5: nobody is there to be told
         }
     }
 
@@ -211,7 +222,8 @@ final class KnockknockProxy implements Callable<Integer> {
 
     private static List<String> addresses(Profile profile) {
         try {
-            return Stream.of(InetAddress.getAllByName(profile.name())).map(InetAddress::getHostAddress).toList();
+            return Stream.of(InetAddress.getAllByName(profile.name()))
+                    .map(InetAddress::getHostAddress).toList();
         } catch (UnknownHostException e) {
             return List.of();
         }
@@ -224,22 +236,26 @@ final class KnockknockProxy implements Callable<Integer> {
      */
     private SocketChannel knockAndConnect(Profile profile, List<InetAddress> addresses, int port)
             throws IOException, InterruptedException {
-        var turn = turns.computeIfAbsent(profile.name() + " " + port, _ -> new ReentrantLock(true));
-        turn.lock();
+        var target = profile.name() + " " + port;
+        var lock = locks.computeIfAbsent(target, _ -> new ReentrantLock(true));
+        lock.lock();
         try {
             for (int knock = 1;; knock++) {
-                var address = sender.knock(profile, port, profile.settings().carrier(), profile.settings().source(), addresses);
+                var settings = profile.settings();
+                var address = sender.knock(profile, port, settings.carrier(), settings.source(),
+                        addresses);
                 try {
                     return Dialer.persist(new InetSocketAddress(address, port), KNOCK_MILLIS);
                 } catch (IOException e) {
                     if (knock == KNOCKS) {
-                        Cli.complain(profile.name() + " did not open port " + port + " after " + KNOCKS + " knocks");
+                        Cli.complain(profile.name() + " did not open port " + port + " after "
+                                + KNOCKS + " knocks");
                         throw e;
                     }
                 }
             }
         } finally {
-            turn.unlock();
+            lock.unlock();
         }
     }
 

@@ -35,16 +35,19 @@ import picocli.CommandLine.Spec;
  * stores the next counter there, and writes one packet to a raw socket. Runs as you, with
  * CAP_NET_RAW until that socket is open, and never as root.
  */
-@Command(name = "knockknock", mixinStandardHelpOptions = true, versionProvider = Cli.Version.class, sortOptions = false,
-        description = "Ask a server to open a port for one connection from here, with one packet.%n",
-        footer = {"", "Afterwards connect as always, within the seconds that the server gives (15):",
+@Command(name = "knockknock", mixinStandardHelpOptions = true, sortOptions = false,
+        versionProvider = Cli.Version.class,
+        description = "Ask a server to let one connection from here in, with one packet.%n",
+        footer = {"", "Then connect as always, within the 15 seconds that a server gives:",
             "  knockknock -p 22 example.org && ssh example.org", "",
-            "A profile is a directory ~/.knockknock/HOST, made on the server by knockknock-genprofile.", ""},
+            "knockknock-genprofile on the server makes the profile, a directory"
+            + " ~/.knockknock/HOST here.", ""},
         exitCodeListHeading = "Exit codes:%n",
-        exitCodeList = {"0:the packet was sent (a server never answers a knock)", "1:it could not be sent", "2:bad usage"})
+        exitCodeList = {"0:the packet was sent (a server never answers it)",
+            "1:it could not be sent", "2:bad usage"})
 final class Knockknock implements Callable<Integer> {
-    @Option(names = {"-p", "--port"}, required = true, converter = Cli.Port.class, paramLabel = "PORT",
-            description = "the port to open")
+    @Option(names = {"-p", "--port"}, required = true, paramLabel = "PORT",
+            converter = Cli.Port.class, description = "the port to open")
     private int port;
 
     @ArgGroup
@@ -62,43 +65,49 @@ final class Knockknock implements Callable<Integer> {
     private Source source = new Source();
 
     static final class Source {
-        @Option(names = "--source", paramLabel = "ADDRESS", description = "bind the knock to the public address of"
-                + " the NAT in front of you; without this option, a knock from a public address is bound to that")
+        @Option(names = "--source", paramLabel = "ADDRESS", description = "bind the knock to this"
+                + " address, from which alone it can be used, such as your NAT's; by default it is"
+                + " bound if it leaves from a public address")
         private String address;
 
-        @Option(names = "--any-source", description = "bind the knock to no address: anyone who catches it can use it")
+        @Option(names = "--any-source", description = "do not bind the knock: anyone who"
+                + " intercepts it can use it")
         private boolean any;
     }
 
-    @Option(names = "--classic", description = "send the original knockknock's kind of packet; for servers behind"
-            + " something that strips TCP timestamps, and for the original's daemon")
+    @Option(names = "--classic", description = "send the original knockknock's kind of packet: for"
+            + " its daemon, and where something on the way strips TCP timestamps")
     private boolean classic;
 
     @Spec
     private CommandSpec spec;
 
-    @Parameters(paramLabel = "HOST", arity = "0..1", description = "the server, by the name of its profile; may be left"
-            + " out when there is just one profile")
+    @Parameters(paramLabel = "HOST", arity = "0..1", description = "the server, by the name of its"
+            + " profile; not needed if there is just one profile")
     private String host;
 
     @Override
     public Integer call() throws IOException {
         if (source.address != null && !Profile.isAddress(source.address)) {
-            throw new ParameterException(spec.commandLine(), "'" + source.address + "' is not an address");
+            throw new ParameterException(spec.commandLine(),
+                    "'" + source.address + "' is not an address");
         }
         var sender = KnockSender.open();
-        var profile = Profile.load(profileDir(Path.of(System.getProperty("user.home"), ".knockknock")));
-        var settings = profile.settings();
-        sender.knock(profile, port, classic ? KnockCodec.Carrier.CLASSIC : settings.carrier(),
-                source.any ? "any" : source.address != null ? source.address : settings.source(), addresses(profile.name()));
+        var profiles = Path.of(System.getProperty("user.home"), ".knockknock");
+        var profile = Profile.load(directory(profiles));
+        var carrier = classic ? KnockCodec.Carrier.CLASSIC : profile.settings().carrier();
+        var boundTo = source.any ? "any" : source.address != null ? source.address
+                : profile.settings().source();
+        sender.knock(profile, port, carrier, boundTo, addresses(profile.name()));
         return 0;
     }
 
-    private Path profileDir(Path profiles) throws IOException {
+    private Path directory(Path profiles) throws IOException {
         if (host == null) {
             var all = Profile.list(profiles);
             if (all.size() != 1) {
-                throw new Failure(all.isEmpty() ? "there is no profile in " + profiles + ": copy one from the server"
+                throw new Failure(all.isEmpty()
+                        ? "there is no profile in " + profiles + ": copy one from the server"
                         : "there are several profiles in " + profiles + ": say which HOST");
             }
             return all.getFirst();
@@ -122,7 +131,8 @@ final class Knockknock implements Callable<Integer> {
             }
             return found;
         } catch (UnknownHostException e) {
-            throw new Failure("the host name " + name + " is unknown: check it, and that names can be looked up");
+            throw new Failure("the host name " + name + " is unknown: check it, and that names can"
+                    + " be looked up");
         }
     }
 

@@ -42,7 +42,8 @@ final class Cli {
         System.exit(new CommandLine(command)
                 .setExpandAtFiles(false) // or '@file' would be read, and perhaps shown, as root
                 .setParameterExceptionHandler((e, _) -> {
-                    complain(e.getMessage() + "; see " + e.getCommandLine().getCommandName() + " --help");
+                    var name = e.getCommandLine().getCommandName();
+                    complain(e.getMessage() + "; see " + name + " --help");
                     return 2;
                 })
                 .setExecutionExceptionHandler((e, _, _) -> {

@@ -26,7 +26,7 @@ final class Config {
         var lines = text(file).lines().map(String::strip).toList();
         for (int i = 0; i < lines.size(); i++) {
             var line = lines.get(i);
-            if (line.isEmpty() || line.startsWith("#") || line.startsWith(";") || line.equals("[main]")) {
+            if (line.matches("(|\\[main]|[#;].*)")) {
                 continue;
             }
             var where = file + ", line " + (i + 1) + ": ";
@@ -35,7 +35,8 @@ final class Config {
                 throw new Failure(where + "'" + line + "' is no setting: write KEY = VALUE");
             }
             if (!known.contains(parts[0])) {
-                throw new Failure(where + "unknown setting '" + parts[0] + "': known are " + String.join(", ", known));
+                throw new Failure(where + "unknown setting '" + parts[0] + "': known are "
+                        + String.join(", ", known));
             }
             if (config.values.put(parts[0], parts[1]) != null) {
                 throw new Failure(where + parts[0] + " is set twice: keep one");

@@ -17,7 +17,7 @@ import java.util.concurrent.locks.ReentrantLock;
  * the lock is a POSIX record lock (fcntl, F_SETLKW).
  */
 final class Counter {
-    private static final ReentrantLock THREADS = new ReentrantLock(); // a process as a whole has one lock on a file
+    private static final ReentrantLock THREADS = new ReentrantLock(); // file locks are a process's
 
     private final Path path;
     private final FileChannel channel;
@@ -32,7 +32,8 @@ final class Counter {
     static Counter open(Path file) throws IOException {
         try {
             var path = file.toRealPath();
-            return new Counter(path, FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE));
+            return new Counter(path,
+                    FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE));
         } catch (NoSuchFileException e) {
             throw new Failure(file + " is missing: copy the profile again");
         } catch (IOException e) {
@@ -74,7 +75,8 @@ final class Counter {
         long take() throws IOException {
             long next = read();
             if (next > KnockCodec.LAST_COUNTER) {
-                throw new Failure("the profile " + path.getParent() + " has used all its counters: make a new one");
+                throw new Failure("the profile " + path.getParent() + " has used all its counters:"
+                        + " make a new one");
             }
             store(next + 1);
             return next;
@@ -95,11 +97,14 @@ final class Counter {
         var bytes = ByteBuffer.allocate(16);
         channel.read(bytes, 0);
         var text = new String(bytes.array(), 0, bytes.position(), StandardCharsets.US_ASCII);
-        if (text.matches("[0-9]{1,10}\n?") && Long.parseLong(text.strip()) <= KnockCodec.LAST_COUNTER + 1) {
-            return Long.parseLong(text.strip());
+        if (text.matches("[0-9]{1,10}\n?")) {
+            long next = Long.parseLong(text.strip());
+            if (next <= KnockCodec.LAST_COUNTER + 1) {
+                return next;
+            }
         }
-        throw new Failure(path + " is damaged: it must hold one number; look up the other side's counter,"
-                + " and write a number that is not below it");
+        throw new Failure(path + " is damaged: it must hold one number; look up the counter on the"
+                + " other side, and write a number that is not below it");
     }
 
     /** Writes {@code next} in place, in fixed width, and waits for the disk. */
@@ -109,10 +114,12 @@ final class Counter {
             descriptor = descriptor(path);
         }
         if (descriptor.isEmpty() || !Files.readSymbolicLink(descriptor.get()).equals(path)) {
-            throw new IOException(path + " was removed or replaced while in use: put it back and start again");
+            throw new IOException(path + " was removed or replaced while in use: put it back and"
+                    + " start again");
         }
         var digits = Long.toString(next);
-        var line = ByteBuffer.wrap(("0".repeat(10 - digits.length()) + digits + "\n").getBytes(StandardCharsets.US_ASCII));
+        var text = "0".repeat(10 - digits.length()) + digits + "\n";
+        var line = ByteBuffer.wrap(text.getBytes(StandardCharsets.US_ASCII));
         if (channel.write(line, 0) != line.capacity()) {
             throw new IOException(path + " could not be written whole: is the disk full?");
         }

@@ -18,7 +18,8 @@ final class Dialer {
     private Dialer() {}
 
     /** Tries one address after the other, and fails as the last one does. */
-    static SocketChannel first(List<InetAddress> addresses, int port, int timeoutMillis) throws IOException {
+    static SocketChannel first(List<InetAddress> addresses, int port, int timeoutMillis)
+            throws IOException {
         IOException failure = null;
         for (var address : addresses) {
             var channel = SocketChannel.open();
@@ -38,7 +39,8 @@ final class Dialer {
      * through. Those before it go on meanwhile: any may be the one that the firewall lets in, and
      * the kernel repeats a lost SYN only after a second.
      */
-    static SocketChannel persist(InetSocketAddress target, long millis) throws IOException, InterruptedException {
+    static SocketChannel persist(InetSocketAddress target, long millis)
+            throws IOException, InterruptedException {
         var tries = new ArrayList<SocketChannel>();
         var connected = new LinkedBlockingQueue<SocketChannel>();
         var failure = new AtomicReference<IOException>(new SocketTimeoutException("no answer"));

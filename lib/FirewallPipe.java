@@ -1,8 +1,8 @@
+import java.io.File;
 import java.io.IOException;
 import java.net.InetAddress;
 import java.nio.ByteBuffer;
 import java.nio.file.Files;
-import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermissions;
 import java.util.ArrayList;
 import java.util.List;
@@ -17,11 +17,12 @@ final class FirewallPipe {
     private static final int EACCES = 13, EEXIST = 17; // asm-generic/errno-base.h
     private static final int MOST_WAITING = 1000;
 
-    /** What a knock has the firewall half open, and for which profile. */
+    /** What a knock has opened, and for which profile. */
     record Opening(InetAddress source, InetAddress destination, int port, String profile) {
-        /** Whether the same connection could use either. */
-        private boolean isAsGoodAs(Opening other) {
-            return source.equals(other.source) && destination.equals(other.destination) && port == other.port;
+        /** Whether a connection that fits one fits the other. */
+        private boolean isLike(Opening other) {
+            return source.equals(other.source) && destination.equals(other.destination)
+                    && port == other.port;
         }
     }
 
@@ -38,135 +39,141 @@ final class FirewallPipe {
     }
 
     /**
-     * Starts the firewall half as {@code user} with CAP_NET_ADMIN and nothing more; returns when it
-     * has made its log rule.
+     * Starts the firewall half and returns when its log rule is there; the daemon ends when it
+     * ends.
      */
-    static FirewallPipe start(ServerConfig config, String ports, String knockPorts) throws IOException {
-        var pipe = new FirewallPipe(start(List.of(), config, ports, knockPorts), config.delay());
+    static FirewallPipe start(ServerConfig config, String ports, String knockPorts)
+            throws IOException {
+        var half = startHalf(List.of(), config, ports, knockPorts);
+        var pipe = new FirewallPipe(half, config.delay());
         Runtime.getRuntime().addShutdownHook(new Thread(pipe::stop));
-        pipe.half.onExit().thenRun(() -> {
-            if (!pipe.stopping) {
-                Cli.complain("the firewall half has ended: start the daemon again");
-                System.exit(1);
-            }
-        });
+        half.onExit().thenRun(() -> pipe.fail(
+                "the firewall half has ended: start the daemon again"));
         Thread.ofPlatform().daemon().start(pipe::serveQueue);
         return pipe;
     }
 
     /**
-     * The same as a mere process, after {@code prefix}; it is given a directory with nothing but
-     * its own class.
+     * The firewall half as a process, with {@code prefix} before its command: an unprivileged user
+     * with CAP_NET_ADMIN and nothing else, in a session of its own, with an empty environment but
+     * PATH. Its class path is a new directory with its one class, as JBang's cache may be out of
+     * its reach.
      */
-    static Process start(List<String> prefix, ServerConfig config, String ports, String knockPorts) throws IOException {
+    static Process startHalf(List<String> prefix, ServerConfig config, String ports,
+            String knockPorts) throws IOException {
         var name = "KnockknockFirewall";
-        var dir = Files.createTempDirectory("knockknock"); // JBang's cache may be out of the user's reach
-        var file = dir.resolve(name + ".class");
+        var directory = Files.createTempDirectory("knockknock");
+        var file = directory.resolve(name + ".class");
         try (var code = FirewallPipe.class.getResourceAsStream(name + ".class")) {
-            Files.setPosixFilePermissions(dir, PosixFilePermissions.fromString("rwxr-xr-x"));
             Files.copy(code, file);
             Files.setPosixFilePermissions(file, PosixFilePermissions.fromString("rw-r--r--"));
+            Files.setPosixFilePermissions(directory, PosixFilePermissions.fromString("rwxr-xr-x"));
+            var java = System.getProperty("java.home") + "/bin/java";
             var command = new ArrayList<>(prefix);
-            command.addAll(List.of("/usr/bin/setsid", "/usr/bin/setpriv", "--reuid", "" + config.user(), "--regid", "" + config.group(),
-                    "--clear-groups", "--bounding-set", "-all,+net_admin", "--inh-caps", "-all,+net_admin",
-                    "--ambient-caps", "-all,+net_admin", "--no-new-privs", "--",
-                    System.getProperty("java.home") + "/bin/java", "-Xint", "-Xmx8m", "-XX:+UseSerialGC", // small
-                    "-XX:-UsePerfData", "-XX:+DisableAttachMechanism", // no file, no socket
-                    "-XX:+ErrorFileToStderr", "-XX:-CreateCoredumpOnCrash", "-Xlog:disable", "-Xlog:all=warning:stderr",
-                    "--enable-native-access=ALL-UNNAMED", "-cp", dir.toString(), name, "" + config.delay(), ports, knockPorts));
-            var builder = new ProcessBuilder(command).directory(Path.of("/").toFile()).redirectError(ProcessBuilder.Redirect.INHERIT);
+            command.addAll(List.of("/usr/bin/setsid", "/usr/bin/setpriv",
+                    "--reuid", "" + config.user(), "--regid", "" + config.group(), "--clear-groups",
+                    "--bounding-set", "-all,+net_admin", "--inh-caps", "-all,+net_admin",
+                    "--ambient-caps", "-all,+net_admin", "--no-new-privs", "--", java,
+                    "-Xint", "-Xmx8m", "-XX:+UseSerialGC", // needs little memory
+                    "-XX:-UsePerfData", "-XX:+DisableAttachMechanism", // makes no file for others
+                    "-XX:+ErrorFileToStderr", "-XX:-CreateCoredumpOnCrash", // nor if it crashes
+                    "-Xlog:disable", "-Xlog:all=warning:stderr", // stdout is for answers
+                    "--enable-native-access=ALL-UNNAMED", "-cp", directory.toString(),
+                    name, "" + config.delay(), ports, knockPorts));
+            var builder = new ProcessBuilder(command).directory(new File("/"))
+                    .redirectError(ProcessBuilder.Redirect.INHERIT);
             builder.environment().clear();
             builder.environment().put("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
             var half = builder.start();
-            int status = half.getInputStream().read(); // after this it loads no more classes of its own
-            if (status != 0) {
-                throw new Failure(status < 0 ? "the firewall half did not start: see above, and may the user " + config.userName()
-                        + " run " + System.getProperty("java.home") + "? (a server needs a JDK for all users, as in /usr/lib/jvm)"
-                        : "the firewall half cannot work here (errno " + status + "): this needs a kernel with nf_tables,"
-                        + " nf_conntrack_netlink and nf_conntrack_ftp, and CAP_NET_ADMIN in this network namespace");
+            int status = half.getInputStream().read(); // by then it has loaded its class
+            if (status < 0) {
+                throw new Failure("the firewall half did not start: can the user "
+                        + config.userName() + " run " + java + "? a server needs a JDK for all"
+                        + " users, such as one in /usr/lib/jvm");
+            } else if (status > 0) {
+                throw new Failure("the firewall half cannot work here (errno " + status + "): it"
+                        + " takes CAP_NET_ADMIN, and a kernel with nf_conntrack_netlink and"
+                        + " nf_conntrack_ftp");
             }
             return half;
         } finally {
             Files.deleteIfExists(file);
-            Files.delete(dir);
+            Files.delete(directory);
         }
     }
 
-    /**
-     * Has the port opened, now or when the openings before it are used, and says what came of it.
-     */
+    /** Has a port opened, now or when the connection of the one before it has come, and says so. */
     synchronized void open(Opening opening) throws IOException {
-        if (queue.stream().noneMatch(waiting -> waiting.opening.isAsGoodAs(opening)) && request(opening)) {
+        boolean first = queue.stream().noneMatch(waiting -> waiting.opening.isLike(opening));
+        if (first && request(opening)) {
             return;
         }
         if (queue.size() == MOST_WAITING) {
-            System.out.println("refused: " + MOST_WAITING + " knocks wait already: " + describe(opening));
+            say("refused, as " + MOST_WAITING + " knocks wait already:", opening);
             return;
         }
-        System.out.println("knock for " + describe(opening) + ": waits for the connection of the one before it");
+        say("waits for the connection of the knock before it:", opening);
         queue.add(new Waiting(opening, System.nanoTime() + TimeUnit.SECONDS.toNanos(delay)));
         notifyAll();
     }
 
-    /**
-     * While knocks wait, asks again every millisecond, for one of those that are alike. Ends with
-     * the pipe.
-     */
+    /** While knocks wait, asks every millisecond again for the first of those that are alike. */
     private synchronized void serveQueue() {
         try {
             for (;;) {
+                wait(queue.isEmpty() ? 0 : 1);
                 var asked = new ArrayList<Opening>();
-                for (var waiting = queue.iterator(); waiting.hasNext(); ) {
-                    var next = waiting.next();
-                    if (next.until - System.nanoTime() < 0) {
-                        System.out.println("not opened, as no connection came for the one before it: " + describe(next.opening));
-                        waiting.remove();
-                    } else if (asked.stream().noneMatch(next.opening::isAsGoodAs)) {
-                        asked.add(next.opening);
-                        if (request(next.opening)) {
-                            waiting.remove();
+                for (var waiting : List.copyOf(queue)) {
+                    var opening = waiting.opening;
+                    if (waiting.until - System.nanoTime() < 0) {
+                        say("not opened, as the knock before it was not used:", opening);
+                        queue.remove(waiting);
+                    } else if (asked.stream().noneMatch(opening::isLike)) {
+                        asked.add(opening);
+                        if (request(opening)) {
+                            queue.remove(waiting);
                         }
                     }
                 }
-                wait(queue.isEmpty() ? 0 : 1);
             }
         } catch (IOException | Failure | InterruptedException e) {
-            if (!stopping) {
-                Cli.complain(e.getMessage());
-                System.exit(1);
-            }
+            fail(e.getMessage());
         }
     }
 
-    /**
-     * Sends one record; true if the port is open (or never will be), false if another opening is
-     * waiting.
-     */
+    /** Sends one record and says what came of it; false if an opening like it waits already. */
     private boolean request(Opening opening) throws IOException {
-        var record = ByteBuffer.allocate(34).put(mapped(opening.source)).put(mapped(opening.destination)).putShort((short) opening.port);
-        half.getOutputStream().write(record.array());
+        half.getOutputStream().write(ByteBuffer.allocate(34).put(mapped(opening.source))
+                .put(mapped(opening.destination)).putShort((short) opening.port).array());
         half.getOutputStream().flush();
         int answer = half.getInputStream().read();
-        var what = describe(opening);
         switch (answer) {
-            case 0 -> System.out.println("opened " + what);
-            case EEXIST -> {
-                return false;
-            }
-            case EACCES -> System.out.println("refused by the firewall half: " + what);
-            default -> throw new Failure("cannot open " + what + " (errno " + answer + "), so this ends");
+            case 0 -> say("opened", opening);
+            case EACCES -> say("refused by the firewall half:", opening);
+            case EEXIST -> { }
+            default -> throw new Failure("the firewall half cannot open a port (errno " + answer
+                    + "): start the daemon again");
         }
-        return true;
+        return answer != EEXIST;
     }
 
-    private static String describe(Opening opening) {
-        return "port " + opening.port + " for " + opening.source.getHostAddress() + ", profile " + opening.profile;
+    private static void say(String what, Opening opening) {
+        System.out.println(what + " port " + opening.port + " for "
+                + opening.source.getHostAddress() + ", profile " + opening.profile);
     }
 
     /** 16 bytes, IPv4 as ::ffff:a.b.c.d (RFC 4291). */
     private static byte[] mapped(InetAddress address) {
         var bytes = address.getAddress();
-        return bytes.length == 16 ? bytes : ByteBuffer.allocate(16).putShort(10, (short) -1).put(12, bytes).array();
+        return bytes.length == 16 ? bytes
+                : ByteBuffer.allocate(16).putShort(10, (short) -1).put(12, bytes).array();
+    }
+
+    private void fail(String why) {
+        if (!stopping) {
+            Cli.complain(why);
+            System.exit(1);
+        }
     }
 
     private void stop() {

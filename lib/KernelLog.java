@@ -3,7 +3,6 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.List;
 
 /**
  * Follows the kernel's log from now on: /dev/kmsg, or a file that a log daemon writes. Sleeps until
@@ -36,7 +35,8 @@ final class KernelLog implements AutoCloseable {
         }
         var records = new FileInputStream(log.toFile());
         // The JDK moves to the end of a file by its size, and this one has none.
-        Sys.must("lseek", Integer.parseInt(Counter.descriptor(log).orElseThrow().getFileName().toString()), 0, SEEK_END);
+        var descriptor = Counter.descriptor(log).orElseThrow().getFileName().toString();
+        Sys.must("lseek", Integer.parseInt(descriptor), 0, SEEK_END);
         return new KernelLog(log, 0, records);
     }
 
@@ -46,11 +46,12 @@ final class KernelLog implements AutoCloseable {
      */
     void start() throws IOException {
         if (!log.equals(KMSG)) {
-            var builder = new ProcessBuilder(List.of("/usr/bin/setsid", "/usr/bin/tail", "-v", "-c", "+" + (end + 1),
-                    "-F", "--", log.toString())); // in a session of its own: Ctrl-C is the daemon's to handle
+            // in a session of its own: Ctrl-C is for the daemon
+            var builder = new ProcessBuilder("/usr/bin/setsid", "/usr/bin/tail", "-v",
+                    "-c", "+" + (end + 1), "-F", "--", log.toString());
             builder.environment().clear();
             in = builder.redirectError(ProcessBuilder.Redirect.INHERIT).start().getInputStream();
-            for (int c = 0; c != '\n' && c >= 0; c = in.read()) { } // the file's name, which -v prints then
+            for (int c = 0; c != '\n' && c >= 0; c = in.read()) { } // the file's name, from -v
         }
     }
 
@@ -94,7 +95,7 @@ final class KernelLog implements AutoCloseable {
                 if (!log.equals(KMSG) || failures > 1000) {
                     throw e;
                 } else if (failures == 1) {
-                    System.out.println("the kernel log ran over: knocks may be lost, and can be sent again");
+                    System.out.println("the kernel log ran over: knocks may be lost; knock again");
                 }
             }
         }

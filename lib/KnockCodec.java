@@ -84,7 +84,7 @@ final class KnockCodec {
 
     /** Opens a knock that came from {@code source}; empty if it is none that {@code terms} take. */
     Optional<Request> open(Fields f, byte[] source, long next, Terms terms) {
-        // Gather the carried bytes: 10 of a cover (no ACK number, a timestamp), 12 of anything else.
+        // Gather the carried bytes: 10 of a cover (ACK number 0, a timestamp), 12 of all else.
         boolean cover = f.ack == 0 && f.tsval.isPresent();
         var out = ByteBuffer.allocate(cover ? 10 : 12).putShort((short) f.id).putInt((int) f.seq);
         var carried = cover ? out.putInt((int) f.tsval.getAsLong()).array()
@@ -138,10 +138,12 @@ final class KnockCodec {
     /** Computes the pads of next .. next + window - 1, but for those that are there already. */
     private void computePads(long next, int window) {
         long known = padsEnd - next;
-        int kept = pads.length == window * SEALED_LENGTH && known >= 0 && known <= window ? (int) known : 0;
+        boolean some = pads.length == window * SEALED_LENGTH && known >= 0 && known <= window;
+        int kept = some ? (int) known : 0;
         var before = pads;
         pads = kept == window ? before : new byte[window * SEALED_LENGTH];
-        System.arraycopy(before, before.length - kept * SEALED_LENGTH, pads, 0, kept * SEALED_LENGTH);
+        int length = kept * SEALED_LENGTH;
+        System.arraycopy(before, before.length - length, pads, 0, length);
         for (int i = kept; i < window; i++) {
             computePad(next + i, pads, i * SEALED_LENGTH);
         }

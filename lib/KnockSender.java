@@ -1,5 +1,6 @@
 import java.io.FileInputStream;
 import java.io.IOException;
+import java.math.BigInteger;
 import java.net.Inet6Address;
 import java.net.InetAddress;
 import java.net.InetSocketAddress;
@@ -26,9 +27,14 @@ final class KnockSender {
     private static final int IPPROTO_TCP = 6, TTL = 64, CAP_NET_RAW = 13;
     private static final byte[] UNBOUND = {};
 
+    /** Source addresses that somebody may well translate: all but global unicast (RFC 6890). */
+    private static final List<String> TRANSLATED = List.of("0.0.0.0/8", "10.0.0.0/8",
+            "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+            "192.0.2.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
+            "224.0.0.0/3", "::/3", "2001:db8::/32", "3fff::/20", "4000::/2", "8000::/1");
+
     /**
-     * What the kernel's settings make of its SYNs: largest segment, window, window scale, ports,
-     * flow label's top bit.
+     * What the kernel's settings make of its SYNs; {@code labelBit}: the flow label's top bit is 1.
      */
     record Shape(int mss, int window, int scale, int lowPort, int highPort, boolean labelBit) {}
 
@@ -41,69 +47,75 @@ final class KnockSender {
     }
 
     /**
-     * Opens raw sockets and gives up what it took to open them; without that, starts the whole
-     * program again with it.
+     * Opens raw sockets and gives up the right to; without it, starts the program again with it.
      */
     static KnockSender open() throws IOException {
-        if (Sys.uid() == 0 && capabilities() != 1L << CAP_NET_RAW) {
+        boolean permitted = (capabilities() >> CAP_NET_RAW & 1) == 1;
+        if (!permitted || Sys.uid() == 0 && capabilities() != 1L << CAP_NET_RAW) {
             throw Sudo.withNetRaw();
         }
         var sender = new KnockSender(Sys.rawSocket(Sys.AF_INET), Sys.rawSocket(Sys.AF_INET6));
         if (sender.socket4 < 0 && sender.socket6 < 0) {
-            throw (capabilities() >> CAP_NET_RAW & 1) == 0 ? Sudo.withNetRaw()
-                    : new Failure("cannot open a raw socket: this container or kernel forbids it");
+            throw new Failure("cannot open a raw socket: does a container forbid it?");
         }
         Sys.forbidTracing();
         Sys.dropCapabilities();
         return sender;
     }
 
-    /** This process's effective capabilities (proc_pid_status(5)). */
+    /** The effective capabilities of this process, a bit for each (proc_pid_status(5)). */
     private static long capabilities() throws IOException {
-        return Files.readAllLines(Path.of("/proc/self/status")).stream().filter(line -> line.startsWith("CapEff:"))
-                .mapToLong(line -> Long.parseUnsignedLong(line.substring(7).strip(), 16)).findFirst().orElse(0);
+        var line = Files.readAllLines(Path.of("/proc/self/status")).stream()
+                .filter(status -> status.startsWith("CapEff:")).findFirst().orElseThrow();
+        return Long.parseUnsignedLong(line.substring(7).strip(), 16);
     }
 
     /**
      * Sends one knock for {@code port} to the first of {@code addresses} that has a route; returns
      * that address. {@code boundTo} is "any", "bound", an address, or "", as in a profile's config.
      */
-    InetAddress knock(Profile profile, int port, KnockCodec.Carrier carrier, String boundTo, List<InetAddress> addresses)
-            throws IOException {
+    InetAddress knock(Profile profile, int port, KnockCodec.Carrier carrier, String boundTo,
+            List<InetAddress> addresses) throws IOException {
         for (var target : addresses) {
             var own = sourceFor(target);
-            if (own.isEmpty()) {
-                continue;
+            if (own.isPresent()) {
+                send(profile, port, carrier, boundTo, own.get(), target);
+                return target;
             }
-            int socket = target instanceof Inet6Address ? socket6 : socket4;
-            if (socket < 0) {
-                throw new Failure("no raw socket for " + target.getHostAddress() + ": is its IP version switched off?");
-            }
-            var shape = shape(own.get());
-            var bound = carrier == KnockCodec.Carrier.CLASSIC ? UNBOUND : bound(boundTo, own.get(), target);
-            // 1. Lock the counter.
-            try (var counter = profile.counter().lock()) {
-                KnockCodec.Fields fields;
-                do {
-                    // 2, 3. Take the next counter, which is on the disk before it is used.
-                    // 4. Seal. The kernel would replace an IPv4 ID of 0, so such a counter is passed over.
-                    fields = profile.codec().seal(port, counter.take(), carrier, bound);
-                } while (fields.id() == 0);
-                // 5. Send one packet.
-                Sys.send(socket, packet(own.get(), target, profile.settings().knockPort(), fields, shape, random), target);
-            }
-            return target;
         }
         throw new Failure("no route to " + profile.name() + ": is the network up?");
     }
 
-    /**
-     * The address that this host's connections to {@code target} leave from; empty without a route.
-     * Sends nothing.
-     */
+    /** The sender's steps of PROTOCOL.md 5. */
+    private void send(Profile profile, int port, KnockCodec.Carrier carrier, String boundTo,
+            InetAddress own, InetAddress target) throws IOException {
+        int socket = target instanceof Inet6Address ? socket6 : socket4;
+        if (socket < 0) {
+            throw new Failure("no raw socket for " + target.getHostAddress()
+                    + ": is its IP version switched off?");
+        }
+        var shape = shape(own);
+        var bound = carrier == KnockCodec.Carrier.CLASSIC ? UNBOUND : bound(boundTo, own, target);
+        // 1. Lock the counter.
+        try (var counter = profile.counter().lock()) {
+            KnockCodec.Fields fields;
+            do {
+                // 2, 3. Take the next counter; the disk knows before it is used.
+                long number = counter.take();
+                // 4. Seal. A kernel replaces an IPv4 ID of 0: then go on with the next counter.
+                fields = profile.codec().seal(port, number, carrier, bound);
+            } while (fields.id() == 0);
+            // 5. Send one packet.
+            int knockPort = profile.settings().knockPort();
+            Sys.send(socket, packet(own, target, knockPort, fields, shape, random), target);
+        }
+    }
+
+    /** The address that connections to {@code target} leave from; none without a route. */
     private static Optional<InetAddress> sourceFor(InetAddress target) throws IOException {
-        var family = target instanceof Inet6Address ? StandardProtocolFamily.INET6 : StandardProtocolFamily.INET;
-        try (var probe = DatagramChannel.open(family)) {
+        boolean six = target instanceof Inet6Address;
+        try (var probe = DatagramChannel.open( // sends nothing
+                six ? StandardProtocolFamily.INET6 : StandardProtocolFamily.INET)) {
             probe.connect(new InetSocketAddress(target, 9));
             return Optional.of(((InetSocketAddress) probe.getLocalAddress()).getAddress());
         } catch (SocketException | UnsupportedOperationException e) {
@@ -111,15 +123,14 @@ final class KnockSender {
         }
     }
 
-    /**
-     * The address that alone may use a knock from {@code own}, as the bytes under the tag; none
-     * where it is unbound.
-     */
+    /** The address to which a knock is bound, as it goes under the tag: 4 or 16 bytes, or none. */
     static byte[] bound(String boundTo, InetAddress own, InetAddress target) {
         return switch (boundTo) {
             case "any" -> UNBOUND;
             case "bound" -> own.getAddress();
-            case "" -> isTranslated(own, target) ? UNBOUND : own.getAddress();
+            case "" -> TRANSLATED.stream().anyMatch(range -> isIn(range, own))
+                    || isIn("64:ff9b::/96", target) ? UNBOUND // NAT64 (RFC 6052)
+                    : own.getAddress();
             default -> {
                 var given = InetAddress.ofLiteral(boundTo).getAddress();
                 yield given.length == own.getAddress().length ? given : bound("", own, target);
@@ -127,30 +138,11 @@ final class KnockSender {
         };
     }
 
-    /**
-     * Whether somebody on the way may well put another source address into packets: all but global
-     * unicast (RFC 6890).
-     */
-    private static boolean isTranslated(InetAddress own, InetAddress target) {
-        var a = own.getAddress();
-        int first = Byte.toUnsignedInt(a[0]), second = Byte.toUnsignedInt(a[1]);
-        int third = Byte.toUnsignedInt(a[2]);
-        if (own instanceof Inet6Address) {
-            boolean documentation = first == 0x20 && second == 0x01 && third == 0x0d && (a[3] & 0xFF) == 0xb8
-                    || first == 0x3f && second == 0xff && third < 0x10;
-            boolean nat64 = target.getHostAddress().startsWith("64:ff9b:"); // RFC 6052
-            return first >> 5 != 1 || documentation || nat64;
-        }
-        return switch (first) {
-            case 0, 10, 127 -> true;
-            case 100 -> second >> 6 == 1; // shared, carriers' NAT
-            case 169 -> second == 254;
-            case 172 -> second >> 4 == 1;
-            case 192 -> second == 168 || second == 0 && (third == 0 || third == 2);
-            case 198 -> second >> 1 == 9 || second == 51 && third == 100;
-            case 203 -> second == 0 && third == 113;
-            default -> first >= 224;
-        };
+    private static boolean isIn(String range, InetAddress address) {
+        var prefix = InetAddress.ofLiteral(range.split("/")[0]).getAddress();
+        int rest = prefix.length * 8 - Integer.parseInt(range.split("/")[1]);
+        return prefix.length == address.getAddress().length && new BigInteger(1, prefix)
+                .xor(new BigInteger(1, address.getAddress())).shiftRight(rest).signum() == 0;
     }
 
     /**
@@ -185,11 +177,12 @@ final class KnockSender {
      * A whole IPv4 or IPv6 packet with a SYN; fields with a timestamp get the kernel's options,
      * others none.
      */
-    static byte[] packet(InetAddress source, InetAddress target, int port, KnockCodec.Fields fields, Shape shape,
-            RandomGenerator random) {
+    static byte[] packet(InetAddress source, InetAddress target, int port, KnockCodec.Fields fields,
+            Shape shape, RandomGenerator random) {
         boolean cover = fields.tsval().isPresent();
         // connect(2) takes every other port of the range, and leaves the rest to bind(2)
-        int sourcePort = shape.lowPort + 2 * random.nextInt((shape.highPort - shape.lowPort + 1) / 2);
+        int ports = (shape.highPort - shape.lowPort + 1) / 2;
+        int sourcePort = shape.lowPort + 2 * random.nextInt(ports);
         var tcp = ByteBuffer.allocate(cover ? 40 : 20)
                 .putShort((short) sourcePort).putShort((short) port)
                 .putInt((int) fields.seq()).putInt((int) fields.ack())
@@ -211,17 +204,19 @@ final class KnockSender {
             ip.putInt(6 << 28 | label) // version, traffic class 0, flow label
                     .putShort((short) tcp.capacity()).put((byte) IPPROTO_TCP).put((byte) TTL);
         } else {
-            ip.putShort((short) 0x4500).putShort((short) ip.capacity()).putShort((short) fields.id())
-                    .putShort((short) 0x4000) // do not fragment
-                    .put((byte) TTL).put((byte) IPPROTO_TCP).putShort((short) 0); // the kernel fills this checksum in
+            ip.putShort((short) 0x4500).putShort((short) ip.capacity())
+                    .putShort((short) fields.id()).putShort((short) 0x4000) // do not fragment
+                    .put((byte) TTL).put((byte) IPPROTO_TCP)
+                    .putShort((short) 0); // the kernel fills in the checksum
         }
         return ip.put(source.getAddress()).put(target.getAddress()).put(tcp.array()).array();
     }
 
     /** The TCP checksum over pseudo-header and segment (RFC 9293, RFC 8200). */
     private static short checksum(InetAddress source, InetAddress target, byte[] segment) {
-        var bytes = ByteBuffer.allocate(32 + 4 + segment.length).put(source.getAddress()).put(target.getAddress())
-                .putShort((short) IPPROTO_TCP).putShort((short) segment.length).put(segment).flip();
+        var bytes = ByteBuffer.allocate(36 + segment.length).put(source.getAddress())
+                .put(target.getAddress()).putShort((short) IPPROTO_TCP)
+                .putShort((short) segment.length).put(segment).flip();
         int sum = 0;
         while (bytes.hasRemaining()) {
             sum += Short.toUnsignedInt(bytes.getShort());

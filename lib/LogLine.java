@@ -15,7 +15,8 @@ import java.util.regex.Pattern;
  */
 final class LogLine {
     /** A SYN to a knock port, as the kernel logged it. */
-    record Syn(InetAddress source, InetAddress destination, int knockPort, KnockCodec.Fields fields) {}
+    record Syn(InetAddress source, InetAddress destination, int knockPort,
+            KnockCodec.Fields fields) {}
 
     private LogLine() {}
 
@@ -28,8 +29,8 @@ final class LogLine {
      * OPT (020405B40402080A1423DB49000000000103030A)
      *
      * All of it must be there, each key once and in its place, and no flag but SYN. The quantifiers
-     * are possessive (++, *+, ?+): what one has matched it never gives back, so that a line which does
-     * not fit is refused in one pass. Only the first may give back: it stops at the first '=' anyway.
+     * are possessive (++, *+, ?+): what one has matched it never gives back, so that a line which
+     * does not fit is refused in one pass. Only the first gives back: it ends at the first '='.
      */
     private static final Pattern LINE = Pattern.compile("""
             [^=]* IN=\\S*+ \\ OUT=\\S*+ (?:\\ (?!SRC=)[A-Z]++=\\S*+)*+  # before IN=: no '=' at all
@@ -63,11 +64,15 @@ final class LogLine {
             // Take the numbers, each in its field's range.
             number(line, "spt", 0xFFFF);
             number(line, "urgp", 0xFFFF);
-            long id = line.group("id") != null ? number(line, "id", 0xFFFF) : number(line, "label", 0xFFFFF) & 0xFFFF;
-            var fields = new KnockCodec.Fields((int) id, number(line, "seq", 0xFFFF_FFFFL), number(line, "ack", 0xFFFF_FFFFL),
-                    (int) number(line, "window", 0xFFFF), tsval(line.group("options")));
-            return Optional.of(new Syn(InetAddress.ofLiteral(line.group("source")),
-                    InetAddress.ofLiteral(line.group("destination")), (int) number(line, "dpt", 0xFFFF), fields));
+            long id = line.group("id") != null ? number(line, "id", 0xFFFF)
+                    : number(line, "label", 0xFFFFF) & 0xFFFF;
+            var fields = new KnockCodec.Fields((int) id, number(line, "seq", 0xFFFF_FFFFL),
+                    number(line, "ack", 0xFFFF_FFFFL), (int) number(line, "window", 0xFFFF),
+                    tsval(line.group("options")));
+            var source = InetAddress.ofLiteral(line.group("source"));
+            var destination = InetAddress.ofLiteral(line.group("destination"));
+            int knockPort = (int) number(line, "dpt", 0xFFFF);
+            return Optional.of(new Syn(source, destination, knockPort, fields));
         } catch (IllegalArgumentException e) {
             return Optional.empty(); // an address or a number that no packet has
         }
@@ -78,7 +83,10 @@ final class LogLine {
         for (int at = from; at <= to - DPT.length; at++) {
             if (text[at] == ' ' && Arrays.equals(text, at, at + DPT.length, DPT, 0, DPT.length)) {
                 int port = 0;
-                for (int i = at + DPT.length; i < to && text[i] >= '0' && text[i] <= '9' && port <= 0xFFFF; i++) {
+                for (int i = at + DPT.length; i < to && port <= 0xFFFF; i++) {
+                    if (text[i] < '0' || text[i] > '9') {
+                        break;
+                    }
                     port = port * 10 + text[i] - '0';
                 }
                 return port;

@@ -1,4 +1,3 @@
-import java.io.File;
 import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.ValueLayout;
@@ -21,7 +20,7 @@ final class Privileges {
         try (var arena = Arena.ofConfined()) {
             int tty = (int) Sys.call("open", arena.allocateFrom("/dev/tty").address(), O_RDWR);
             if (tty >= 0) {
-                long handler = Sys.call("signal", SIGHUP, SIG_IGN); // the kernel sends one to a leader
+                long handler = Sys.call("signal", SIGHUP, SIG_IGN); // sent to a session's leader
                 Sys.must("ioctl", tty, TIOCNOTTY);
                 Sys.call("signal", SIGHUP, handler);
                 Sys.must("close", tty);
@@ -31,8 +30,9 @@ final class Privileges {
 
     /** Closes what the caller had open, all but the standard streams and what the JVM runs from. */
     static void closeInherited() throws IOException {
-        var own = Stream.of((System.getProperty("java.home") + "/lib:" + System.getProperty("java.class.path"))
-                .split(File.pathSeparator)).map(part -> Path.of(part).toAbsolutePath().getParent()).toList();
+        var classPath = System.getProperty("java.class.path");
+        var own = Stream.of((System.getProperty("java.home") + "/lib:" + classPath).split(":"))
+                .map(path -> Path.of(path).toAbsolutePath().getParent()).toList();
         List<Path> open;
         try (var entries = Files.list(Path.of("/proc/self/fd"))) {
             open = entries.toList();
@@ -41,7 +41,8 @@ final class Privileges {
             int fd = Integer.parseInt(entry.getFileName().toString());
             if (fd > 2 && Files.isSymbolicLink(entry)) {
                 var file = Files.readSymbolicLink(entry);
-                if (own.stream().noneMatch(file::startsWith) && !file.toString().matches("/dev/u?random")) {
+                boolean random = file.toString().matches("/dev/u?random");
+                if (!random && own.stream().noneMatch(file::startsWith)) {
                     Sys.call("close", fd);
                 }
             }

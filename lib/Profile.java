@@ -15,22 +15,24 @@ import java.util.TreeMap;
  * them out. Reading one changes nothing; the counter is the only file that is ever written again.
  */
 record Profile(Path dir, KnockCodec codec, Counter counter, Settings settings) {
-    private static final List<String> KEYS = List.of("knock_port", "open_ports", "carrier", "source");
+    private static final List<String> KEYS =
+            List.of("knock_port", "open_ports", "carrier", "source");
 
     /**
      * A profile's config. {@code openPorts} are the ports that it may open, if it says so; {@code
      * source} is "any", "bound", a literal address, or "" where nothing is said.
      */
-    record Settings(int knockPort, Optional<BitSet> openPorts, KnockCodec.Carrier carrier, String source) {}
+    record Settings(int knockPort, Optional<BitSet> openPorts, KnockCodec.Carrier carrier,
+            String source) {}
 
     /** Loads a profile and opens its counter. */
     static Profile load(Path dir) throws IOException {
         if (!Files.isDirectory(dir)) {
-            throw new Failure("there is no profile " + dir + ": make one on the server with knockknock-genprofile,"
-                    + " and copy it here");
+            throw new Failure("there is no profile " + dir + ": make one on the server with"
+                    + " knockknock-genprofile, and copy it here");
         }
-        return new Profile(dir, new KnockCodec(key(dir.resolve("cipher.key")), key(dir.resolve("mac.key"))),
-                Counter.open(dir.resolve("counter")), settings(dir));
+        var codec = new KnockCodec(key(dir.resolve("cipher.key")), key(dir.resolve("mac.key")));
+        return new Profile(dir, codec, Counter.open(dir.resolve("counter")), settings(dir));
     }
 
     /** The profile's name: on a server what it was called there, on a client the host. */
@@ -44,7 +46,8 @@ record Profile(Path dir, KnockCodec codec, Counter counter, Settings settings) {
             return List.of();
         }
         try (var entries = Files.list(parent)) {
-            return entries.filter(p -> Files.isDirectory(p) && !p.getFileName().toString().startsWith(".")).sorted().toList();
+            return entries.filter(Files::isDirectory)
+                    .filter(dir -> !dir.getFileName().toString().startsWith(".")).sorted().toList();
         }
     }
 
@@ -54,7 +57,8 @@ record Profile(Path dir, KnockCodec codec, Counter counter, Settings settings) {
         for (var dir : list(parent)) {
             var other = owners.put(settings(dir).knockPort, dir);
             if (other != null) {
-                throw new Failure("the profiles " + other + " and " + dir + " have the same knock_port: change one");
+                throw new Failure("the profiles " + other + " and " + dir
+                        + " have the same knock_port: change one");
             }
         }
         return owners;
@@ -75,11 +79,12 @@ record Profile(Path dir, KnockCodec codec, Counter counter, Settings settings) {
             case "classic" -> KnockCodec.Carrier.CLASSIC;
             default -> throw config.bad("carrier", "write cover or classic");
         };
-        var source = config.get("source").orElse("");
-        if (!List.of("", "any", "bound").contains(source) && !isAddress(source) || config.get("source").equals(Optional.of(""))) {
+        var source = config.get("source");
+        if (source.isPresent() && !source.get().matches("any|bound") && !isAddress(source.get())) {
             throw config.bad("source", "write any, bound, or an address");
         }
-        return new Settings(port(config, "knock_port", config.get("knock_port").orElse("")), openPorts, carrier, source);
+        int knockPort = port(config, "knock_port", config.get("knock_port").orElse(""));
+        return new Settings(knockPort, openPorts, carrier, source.orElse(""));
     }
 
     private static int port(Config config, String key, String text) {
@@ -110,11 +115,13 @@ record Profile(Path dir, KnockCodec codec, Counter counter, Settings settings) {
 
     private static byte[] key(Path file) throws IOException {
         var text = Config.text(file).strip();
-        if (Files.getPosixFilePermissions(file).stream().anyMatch(p -> p.compareTo(PosixFilePermission.GROUP_READ) >= 0)) {
+        if (Files.getPosixFilePermissions(file).stream()
+                .anyMatch(p -> p.compareTo(PosixFilePermission.GROUP_READ) >= 0)) {
             throw new Failure(file + " is open to other users: chmod 600 " + file);
         }
         if (!text.matches("[A-Za-z0-9+/]{22}==")) {
-            throw new Failure(file + " is damaged: it must hold 16 bytes in base64; copy it from the other side again");
+            throw new Failure(file + " is damaged: it must hold 16 bytes in base64; copy it from"
+                    + " the other side again");
         }
         return Base64.getDecoder().decode(text);
     }

@@ -9,13 +9,14 @@ import java.nio.channels.SocketChannel;
  * off on the other side too.
  */
 final class Relay {
-    private static final int QUIET_BUFFER = 4 * 1024; // for each direction, until there is more to carry at a time
+    private static final int QUIET_BUFFER = 4 * 1024; // until there is more to carry at a time
     private static final int BUSY_BUFFER = 256 * 1024;
 
     private Relay() {}
 
     /** Carries until there is nothing more to carry, then closes both. */
-    static void run(SocketChannel client, SocketChannel server) throws IOException, InterruptedException {
+    static void run(SocketChannel client, SocketChannel server)
+            throws IOException, InterruptedException {
         try (client; server) {
             for (var channel : new SocketChannel[] {client, server}) {
                 channel.setOption(StandardSocketOptions.TCP_NODELAY, true);
@@ -37,7 +38,7 @@ final class Relay {
             while (from.read(buffer.clear()) >= 0) {
                 boolean full = !buffer.hasRemaining();
                 if (!send(to, buffer.flip())) {
-                    return; // what `to` has sent before it went away is the other direction's to carry
+                    return; // what `to` sent before it went away goes the other way
                 }
                 if (full && buffer.capacity() == QUIET_BUFFER) {
                     buffer = ByteBuffer.allocateDirect(BUSY_BUFFER);

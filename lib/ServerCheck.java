@@ -5,8 +5,11 @@ import java.nio.file.Files;
 import java.nio.file.LinkOption;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermission;
+import java.util.BitSet;
 import java.util.List;
+import java.util.regex.MatchResult;
 import java.util.regex.Pattern;
+import java.util.stream.Collectors;
 
 /**
  * knockknock-daemon --check: looks at all that a server needs, changes nothing, and says what is
@@ -44,25 +47,27 @@ final class ServerCheck {
             try {
                 var profile = Profile.load(path);
                 int port = profile.settings().knockPort();
-                report(true, "profile " + profile.name() + ": knock port " + port + ", next counter " + profile.counter().read()
-                        + ", opens " + profile.settings().openPorts().map(ports -> "ports " + ports).orElse("any port"), "");
-                report(!isListening(port), "nothing listens on " + port, "a service listens on the knock port " + port
-                        + ": choose another");
+                var opens = profile.settings().openPorts().map(BitSet::toString).orElse("any port");
+                report(true, "profile " + profile.name() + ": knock port " + port
+                        + ", next counter " + profile.counter().read() + ", opens " + opens, "");
+                report(!isListening(port), "nothing listens on port " + port, "a service listens on"
+                        + " the knock port " + port + ": choose another");
                 count++;
             } catch (Failure e) {
                 report(false, "", e.getMessage());
             }
         }
-        report(count > 0, "profiles: " + count, "no sound profile in " + profiles + ": knockknock-genprofile makes one");
+        report(count > 0, "profiles: " + count, "no sound profile in " + profiles
+                + ": knockknock-genprofile makes one");
     }
 
     /**
      * Whether a service of this host listens on a TCP port (proc_pid_net(5); state 0A is LISTEN).
      */
     static boolean isListening(int port) throws IOException {
-        var listening = Pattern.compile(" *\\d+: [0-9A-F]+:%04X [0-9A-F]+:0000 0A .*".formatted(port)).asMatchPredicate();
+        var line = " *\\d+: [0-9A-F]+:%04X [0-9A-F]+:0000 0A .*".formatted(port);
         for (var table : List.of(Path.of("/proc/net/tcp"), Path.of("/proc/net/tcp6"))) {
-            if (Files.exists(table) && Files.readAllLines(table).stream().anyMatch(listening)) {
+            if (Files.exists(table) && Files.lines(table).anyMatch(entry -> entry.matches(line))) {
                 return true;
             }
         }
@@ -71,7 +76,8 @@ final class ServerCheck {
 
     private void checkLog(Path log) throws IOException {
         if (log.equals(KernelLog.KMSG)) {
-            report(Files.isReadable(log), "log " + log, "cannot read " + log + ": is this a container?");
+            report(Files.isReadable(log), "log " + log, "cannot read " + log
+                    + ": is this a container?");
             return;
         }
         boolean written = false;
@@ -82,7 +88,7 @@ final class ServerCheck {
             }
         }
         report(written, "log " + log + ": a program writes to it", "no program writes to " + log
-                + ": start rsyslog, or take the line 'log =' out of the config to follow /dev/kmsg");
+                + ": start rsyslog, or follow /dev/kmsg: take the line 'log =' out of the config");
     }
 
     /**
@@ -92,8 +98,9 @@ final class ServerCheck {
     private static boolean writesTo(Path process, Path file) {
         try (var descriptors = Files.newDirectoryStream(process.resolve("fd"))) {
             for (var descriptor : descriptors) {
-                if (Files.readSymbolicLink(descriptor).equals(file) && Files.getPosixFilePermissions(descriptor,
-                        LinkOption.NOFOLLOW_LINKS).contains(PosixFilePermission.OWNER_WRITE)) {
+                if (Files.readSymbolicLink(descriptor).equals(file)
+                        && Files.getPosixFilePermissions(descriptor, LinkOption.NOFOLLOW_LINKS)
+                                .contains(PosixFilePermission.OWNER_WRITE)) {
                     return true;
                 }
             }
@@ -109,7 +116,8 @@ final class ServerCheck {
      */
     private void checkFirewallHalf(ServerConfig config) throws IOException, InterruptedException {
         try {
-            var half = FirewallPipe.start(List.of("/usr/bin/unshare", "--net", "--"), config, "any", "1");
+            var ownNetwork = List.of("/usr/bin/unshare", "--net", "--");
+            var half = FirewallPipe.startHalf(ownNetwork, config, "any", "1");
             half.getOutputStream().close();
             half.waitFor();
             report(true, "log rule and opening: this kernel and nft can", "");
@@ -118,27 +126,28 @@ final class ServerCheck {
         }
     }
 
-    /**
-     * Reads the rules in force: something has to be denied, and connections that are expected have
-     * to be let in.
-     */
-    private void checkRules(String version, String save, String families) throws InterruptedException {
-        var nft = Pattern.compile("(?ms)^table (" + families + ") (?!knockknock ).*?^}").matcher(output("nft", "list", "ruleset"))
-                .results().map(table -> table.group()).reduce("", String::concat);
-        var rules = nft + output(save);
-        boolean denies = Pattern.compile("(?i)policy drop|:INPUT DROP|\\b(drop|reject)\\b").matcher(rules).find();
-        report(denies, version + ": the rules deny what is not allowed", version + ": the rules let everything in, so there is"
-                + " nothing to open: deny, for example with minimal-firewall.sh");
-        boolean related = Pattern.compile("(?i)\\brelated\\b.*\\baccept\\b").matcher(rules).find();
-        report(related, version + ": the rules accept related connections", version + ": no rule accepts related connections,"
-                + " and so no opening works: add 'ct state established,related accept' (nft),"
-                + " or -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT (iptables)");
+    /** Something has to be denied, and connections that are expected have to be let in. */
+    private void checkRules(String version, String save, String families)
+            throws InterruptedException {
+        var table = Pattern.compile("(?ms)^table (" + families + ") (?!knockknock ).*?^}");
+        var rules = table.matcher(output("nft", "list", "ruleset")).results()
+                .map(MatchResult::group).collect(Collectors.joining()) + output(save);
+        report(Pattern.compile("(?i)\\b(drop|reject)\\b").matcher(rules).find(),
+                version + ": the rules deny what is not allowed",
+                version + ": the rules let everything in, so there is nothing to open: deny, for"
+                + " example with minimal-firewall.sh");
+        report(Pattern.compile("(?i)\\brelated\\b.*\\baccept\\b").matcher(rules).find(),
+                version + ": the rules accept related connections",
+                version + ": no rule accepts related connections, and openings are such: add"
+                + " 'ct state established,related accept' (nft), or"
+                + " '-m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT' (iptables)");
     }
 
     /** What a program prints; nothing if there is no such program. */
     private static String output(String... command) throws InterruptedException {
         try {
-            var process = new ProcessBuilder(command).redirectError(ProcessBuilder.Redirect.DISCARD).start();
+            var process = new ProcessBuilder(command)
+                    .redirectError(ProcessBuilder.Redirect.DISCARD).start();
             var text = new String(process.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
             process.waitFor();
             return text;

@@ -10,7 +10,8 @@ import java.util.List;
  * read, and as whom: user and group by number, with the one further group that lets them read the
  * log, if it takes one.
  */
-record ServerConfig(int delay, int window, Path log, String userName, int user, int group, int[] logGroups) {
+record ServerConfig(int delay, int window, Path log, String userName, int user, int group,
+        int[] logGroups) {
     /** So many counters that a forged line costs less than a millisecond (PROTOCOL.md 11). */
     private static final int LARGEST_WINDOW = 500;
 
@@ -22,9 +23,11 @@ record ServerConfig(int delay, int window, Path log, String userName, int user, 
         var file = dir.resolve("config");
         var known = List.of("delay", "error_window", "log", "user", "group");
         var config = Config.read(Files.exists(file) ? file : Path.of("/dev/null"), known);
-        var log = logOption != null ? logOption : Path.of(config.get("log").orElse(KernelLog.KMSG.toString()));
+        var log = logOption != null ? logOption
+                : Path.of(config.get("log").orElse(KernelLog.KMSG.toString()));
         if (!Files.exists(log)) {
-            throw new Failure("there is no log " + log + ": name the file with the kernel's messages, or /dev/kmsg");
+            throw new Failure("there is no log " + log + ": name the file with the kernel's"
+                    + " messages, or /dev/kmsg");
         }
         boolean ownUser = !lookUp("passwd", "knockknock").isEmpty();
         var name = config.get("user").orElse(ownUser ? "knockknock" : "nobody");
@@ -41,10 +44,12 @@ record ServerConfig(int delay, int window, Path log, String userName, int user, 
             group = Integer.parseInt(entry.get(2));
         }
         if (user.get(2).equals("0") || group == 0) {
-            throw new Failure(file + ": the daemon must not stay root: set user and group to unprivileged ones");
+            throw new Failure(file + ": the daemon must not stay root: set user and group to"
+                    + " unprivileged ones");
         }
-        return new ServerConfig(number(config, "delay", 15, 3600), number(config, "error_window", 100, LARGEST_WINDOW),
-                log.toAbsolutePath(), name, Integer.parseInt(user.get(2)), group, logGroups(log));
+        return new ServerConfig(number(config, "delay", 15, 3600),
+                number(config, "error_window", 100, LARGEST_WINDOW), log.toAbsolutePath(), name,
+                Integer.parseInt(user.get(2)), group, logGroups(log));
     }
 
     private static int number(Config config, String key, int otherwise, int most) {
@@ -70,7 +75,8 @@ record ServerConfig(int delay, int window, Path log, String userName, int user, 
     private static List<String> lookUp(String database, String name) throws IOException {
         var process = new ProcessBuilder("/usr/bin/getent", "--", database, name);
         process.environment().clear();
-        var line = new String(process.start().getInputStream().readAllBytes(), StandardCharsets.UTF_8).strip();
+        var output = process.start().getInputStream().readAllBytes();
+        var line = new String(output, StandardCharsets.UTF_8).strip();
         return line.isEmpty() ? List.of() : List.of(line.split(":", -1));
     }
 }

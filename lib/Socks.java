@@ -21,7 +21,8 @@ final class Socks {
     private static final int NO_AUTHENTICATION = 0;
     private static final int NONE_ACCEPTABLE = 0xFF;
     private static final int CONNECT = 1;
-    private static final InetSocketAddress NO_ADDRESS = new InetSocketAddress(InetAddress.ofLiteral("0.0.0.0"), 0);
+    private static final InetSocketAddress NO_ADDRESS =
+            new InetSocketAddress(InetAddress.ofLiteral("0.0.0.0"), 0);
 
     private Socks() {}
 
@@ -45,7 +46,8 @@ final class Socks {
      * Agrees with the client on no authentication, and reads its request to the last byte and no
      * further.
      */
-    static <C extends ReadableByteChannel & WritableByteChannel> Request accept(C client) throws IOException {
+    static <C extends ReadableByteChannel & WritableByteChannel> Request accept(C client)
+            throws IOException {
         var greeting = read(client, 2);
         if (greeting.get() != VERSION) {
             throw new IOException("not SOCKS version 5");
@@ -55,7 +57,8 @@ final class Socks {
         while (methods.hasRemaining()) {
             acceptable |= methods.get() == NO_AUTHENTICATION;
         }
-        write(client, ByteBuffer.allocate(2).put((byte) VERSION).put((byte) (acceptable ? NO_AUTHENTICATION : NONE_ACCEPTABLE)));
+        write(client, ByteBuffer.allocate(2).put((byte) VERSION)
+                .put((byte) (acceptable ? NO_AUTHENTICATION : NONE_ACCEPTABLE)));
         if (!acceptable) {
             throw new IOException("the client insists on authentication");
         }
@@ -87,10 +90,13 @@ final class Socks {
     }
 
     /** Answers a request: a code, and the address that the connection was made from. */
-    static void reply(WritableByteChannel client, int code, InetSocketAddress bound) throws IOException {
+    static void reply(WritableByteChannel client, int code, InetSocketAddress bound)
+            throws IOException {
         var address = bound.getAddress().getAddress();
-        write(client, ByteBuffer.allocate(6 + address.length).put((byte) VERSION).put((byte) code).put((byte) 0)
-                .put((byte) (address.length == 4 ? 1 : 4)).put(address).putShort((short) bound.getPort()));
+        write(client, ByteBuffer.allocate(6 + address.length)
+                .put((byte) VERSION).put((byte) code).put((byte) 0)
+                .put((byte) (address.length == 4 ? 1 : 4)).put(address)
+                .putShort((short) bound.getPort()));
     }
 
     static void reply(WritableByteChannel client, int code) throws IOException {

@@ -28,16 +28,18 @@ final class Sudo {
             return again(List.of(), setpriv);
         }
         Cli.complain("opening a raw socket needs CAP_NET_RAW: asking sudo");
-        setpriv.addAll(List.of("--reuid", "" + Sys.uid(), "--regid", "" + Sys.gid(), "--init-groups"));
+        setpriv.addAll(List.of("--reuid", "" + Sys.uid(), "--regid", "" + Sys.gid(),
+                "--init-groups"));
         return again(List.of("/usr/bin/sudo", "--"), setpriv);
     }
 
     private static Failure again(List<String> sudo, List<String> setpriv) throws IOException {
         var command = new ArrayList<>(sudo);
-        command.addAll(List.of("/usr/bin/env", "-i", "-C", "/", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"));
+        command.addAll(List.of("/usr/bin/env", "-i", "-C", "/",
+                "PATH=/usr/sbin:/usr/bin:/sbin:/bin"));
         command.addAll(setpriv);
         command.add(Files.readSymbolicLink(Path.of("/proc/self/exe")).toString());
-        command.add("-Duser.dir=" + System.getProperty("user.dir")); // for file names in the arguments
+        command.add("-Duser.dir=" + System.getProperty("user.dir")); // where file names begin
         var own = Files.readString(Path.of("/proc/self/cmdline")).split("\0", -1);
         command.addAll(List.of(own).subList(1, own.length - 1));
         Sys.exec(command);

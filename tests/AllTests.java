@@ -9,12 +9,14 @@
 //SOURCES FaultTest.java
 //SOURCES FuzzTest.java
 //SOURCES LogLineTest.java
+//SOURCES PrivilegeTest.java
 //SOURCES ProfileTest.java
 //SOURCES FirewallHalfTest.java
 //SOURCES FirewallTest.java
 //SOURCES EndToEndTest.java
 //SOURCES ProxyTest.java
 //SOURCES ServiceTest.java
+//SOURCES SystemdTest.java
 //SOURCES WireTest.java
 //SOURCES Lab.java
 //SOURCES ../lib/Cli.java

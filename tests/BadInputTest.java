@@ -153,7 +153,7 @@ class BadInputTest {
         lab.must("chmod", "600", lab.kernLog.toString());
         var result = lab.run(Lab.on("server", lab.script("knockknock-daemon", "--dir", lab.dir.toString(), "--log", lab.kernLog.toString())));
         assertEquals(1, result.exit());
-        assertTrue(result.err().startsWith("knockknock: the user nobody may not read " + lab.kernLog), result.err());
+        assertTrue(result.err().contains(" may not read " + lab.kernLog), result.err());
     }
 
     @Test

@@ -1,0 +1,287 @@
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.regex.Pattern;
+
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.AutoClose;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+
+/** The server as its admin gets it: install.sh, the unit under a real systemd, and the drop-in for a real rsyslogd. */
+class SystemdTest {
+    /**
+     * Makes a machine of its namespaces, and boots it: a small set of units, and nothing of what it
+     * changes is the real one's. rsyslog is one that starts as on Red Hat's systems.
+     */
+    private static final String BOOT = """
+            mount -t tmpfs -o mode=755 tmpfs /run
+            mkdir -p /run/etc /run/checkout /run/units/sysinit.target.wants
+            cp -a /etc/. /run/etc
+            mount --bind /run/etc /etc
+            mount --bind "$PWD" /run/checkout
+            mount -t tmpfs -o mode=755 tmpfs /usr/local
+            mkdir /usr/local/bin /usr/local/lib
+            mount -t tmpfs tmpfs /tmp
+            mount -t tmpfs tmpfs /var/tmp
+            mount --bind /dev/null /dev/console
+            mount -t cgroup2 cgroup2 /sys/fs/cgroup
+            ! getent passwd knockknock > /dev/null || userdel knockknock
+            rm -rf /etc/systemd /etc/rsyslog.d/10-knockknock.conf /etc/knockknock.d
+            mkdir -p /etc/systemd/system
+            printf '[Journal]\\nStorage=volatile\\nReadKMsg=no\\n' > /etc/systemd/journald.conf
+            cd /lib/systemd/system
+            cp -a basic.target sysinit.target multi-user.target shutdown.target sockets.target network.target \
+                network-pre.target nftables.service systemd-journald.service systemd-journald.socket /run/units
+            ln -s ../systemd-journald.service /run/units/sysinit.target.wants
+            printf '[Unit]\\nAfter=network.target\\n[Service]\\nExecStart=/usr/bin/sleep infinity\\n' > /run/units/rsyslog.service
+            exec env -i container=knock PATH=/usr/sbin:/usr/bin SYSTEMD_UNIT_PATH=/etc/systemd/system:/run/units \
+                /lib/systemd/systemd --system --unit=multi-user.target --log-target=journal --show-status=no
+            """;
+    private static final String CGROUP = "/sys/fs/cgroup/system.slice/knockknock-daemon.service/";
+    /** A host's own rules, with which nothing gets in but what belongs to connections, and pings. */
+    private static final String NFTABLES_CONF = """
+            flush ruleset
+            table inet host {
+                chain input {
+                    type filter hook input priority filter; policy drop;
+                    ct state established,related accept
+                    iif lo accept
+                    meta l4proto { icmp, ipv6-icmp } accept
+                }
+            }
+            """;
+
+    @AutoClose
+    private Lab lab;
+    private Process machine;
+    private Path cgroup;
+    private String pid; // of systemd
+
+    @BeforeEach
+    void startLab() throws Exception {
+        lab = new Lab();
+    }
+
+    @AfterEach
+    void shutDown() throws Exception {
+        if (machine != null) {
+            machine.descendants().forEach(ProcessHandle::destroyForcibly); // systemd, and with it all that it started
+            machine.waitFor();
+            Lab.await("its control groups to go", () ->
+                    lab.run(List.of("find", cgroup.toString(), "-depth", "-type", "d", "-exec", "rmdir", "{}", ";")).err().isEmpty());
+            lab.must("umount", cgroup.getParent().toString());
+        }
+    }
+
+    private void boot() throws Exception {
+        var cgroups = Files.createDirectory(lab.work.resolve("cgroup"));
+        lab.must("mount", "-t", "cgroup2", "cgroup2", cgroups.toString());
+        cgroup = Files.createDirectory(cgroups.resolve(lab.work.getFileName()));
+        machine = lab.start(lab.work.resolve("systemd"), List.of("sh", "-c", "echo $$ > $0/cgroup.procs && exec \"$@\"", cgroup.toString(),
+                "ip", "netns", "exec", "server", "unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--uts", "--ipc",
+                "--cgroup", "sh", "-euc", BOOT));
+        Lab.await("the machine's first process", () -> machine.children().findAny().isPresent());
+        pid = "" + machine.children().findAny().orElseThrow().pid();
+        Lab.await(() -> "systemd: " + Files.readString(lab.work.resolve("systemd")), () -> lab.run(inside(
+                "systemctl is-active multi-user.target systemd-journald")).out().equals("active\nactive\n"));
+    }
+
+    /** A shell command for the machine. */
+    private List<String> inside(String text) {
+        return List.of("nsenter", "-t", pid, "-a", "sh", "-euc", text);
+    }
+
+    private String sh(String text) throws Exception {
+        return lab.must(inside(text));
+    }
+
+    /** What the admin sees of the service, after the times in seconds. */
+    private String journal() throws Exception {
+        return sh("journalctl -q -o short-unix -u knockknock-daemon");
+    }
+
+    private List<Double> times(String message) throws Exception {
+        return journal().lines().filter(line -> line.contains(message)).map(line -> Double.valueOf(line.split(" ")[0])).toList();
+    }
+
+    private void awaitTimes(String message, int count) throws Exception {
+        Lab.await(() -> count + " times '" + message + "': " + journal(), () -> times(message).size() >= count);
+    }
+
+    /** One knock, one connection. */
+    private void assertAKnockOpens() throws Exception {
+        assertFalse(lab.connects(Lab.SERVER, 22));
+        int opened = times("opened port 22 for " + Lab.CLIENT).size();
+        lab.must(lab.knockCommand("-p", "22", Lab.SERVER));
+        awaitTimes("opened port 22 for " + Lab.CLIENT, opened + 1);
+        assertTrue(lab.connects(Lab.SERVER, 22), journal());
+        assertFalse(lab.connects(Lab.SERVER, 22));
+    }
+
+    /** Every name, link and content in /etc and /usr/local, but for the copies and the lock of useradd. */
+    private String files() throws Exception {
+        return sh("""
+                find /etc /usr/local ! -name '*-' ! -name .pwd.lock -printf '%M %u %p %l\\n' | sort
+                find /etc /usr/local ! -name '*-' ! -name .pwd.lock -type f -exec md5sum {} + | sort
+                """);
+    }
+
+    @Test
+    void theServiceIsInstalledServesThroughReloadsAndCrashesAndGoesAwayUnderSystemd() throws Exception {
+        lab.serve(22);
+        boot();
+        Files.writeString(Path.of("/proc/" + pid + "/root/etc/nftables.conf"), NFTABLES_CONF);
+        var before = files();
+        sh("systemctl start rsyslog");
+        var logger = sh("systemctl show -P MainPID rsyslog");
+        sh("cd /run/checkout && JAVA_HOME=" + System.getProperty("java.home") + " ./install.sh");
+        assertFalse(sh("systemctl show -P MainPID rsyslog").equals(logger), "rsyslog has not been restarted");
+
+        // Without a profile it says so itself, and systemd does not spin.
+        sh("""
+                cp /run/checkout/knockknock-daemon.service /etc/systemd/system
+                systemctl daemon-reload
+                systemctl enable --now knockknock-daemon
+                """);
+        var complaint = "knockknock: there is no profile in /etc/knockknock.d/profiles: make one with knockknock-genprofile";
+        awaitTimes(complaint, 2);
+        assertTrue(times(complaint).get(1) - times(complaint).get(0) > 4.5, journal());
+        assertFalse(journal().contains("NAMESPACE"), journal());
+
+        // With one the next start succeeds.
+        sh("/usr/local/bin/knockknock-genprofile --open 22 laptop 666");
+        lab.must("cp", "-a", "/proc/" + pid + "/root/etc/knockknock.d/profiles/laptop", lab.clientProfile(Lab.SERVER).toString());
+        awaitTimes("ready: knock ports 666, log /dev/kmsg, user knockknock", 1);
+        assertOnlyTheFirewallHalfHasACapabilityAndNobodyIsRoot();
+        assertAKnockOpens();
+
+        // A reload of the host's rules leaves it alone.
+        var daemon = sh("systemctl show -P MainPID knockknock-daemon");
+        sh("systemctl restart nftables");
+        assertTrue(sh("nft list tables").matches("(?s)(table inet (host|knockknock)\n){2}"), sh("nft list tables")); // not the Lab's
+        assertAKnockOpens();
+        assertEquals(daemon, sh("systemctl show -P MainPID knockknock-daemon"));
+
+        // When the firewall half is killed, systemd starts both again; the same for the daemon.
+        sh("kill -9 $(pgrep -P " + daemon.strip() + ")");
+        awaitTimes("knockknock: the firewall half has ended", 1);
+        awaitTimes("ready:", 2);
+        assertAKnockOpens();
+        sh("kill -9 $(systemctl show -P MainPID knockknock-daemon)");
+        awaitTimes("ready:", 3);
+        assertAKnockOpens();
+
+        // Stopped and removed, it leaves nothing.
+        sh("systemctl disable --now knockknock-daemon");
+        assertEquals("success\n", sh("systemctl show -P Result knockknock-daemon"));
+        assertEquals("", sh("ps -o args= -u knockknock || true"));
+        assertEquals("table inet host\n", sh("nft list tables"));
+        sh("""
+                rm -r /etc/systemd/system/knockknock-daemon.service /etc/knockknock.d
+                systemctl daemon-reload
+                cd /run/checkout && ./install.sh --remove
+                """);
+        assertFalse(sh("ls -a /tmp /var/tmp").contains("knock"), sh("ls -a /tmp /var/tmp"));
+        assertEquals(before, files());
+    }
+
+    private void assertOnlyTheFirewallHalfHasACapabilityAndNobodyIsRoot() throws Exception {
+        var user = sh("id -u knockknock").strip();
+        var group = sh("id -g knockknock").strip();
+        assertEquals(3, sh("cat " + CGROUP + "cgroup.procs").lines().count()); // the daemon, its half, nft
+        assertEquals("""
+                CapPrm: 0000000000000000
+                CapPrm: 0000000000001000
+                Gid: G G G G
+                Groups:
+                NoNewPrivs: 1
+                Seccomp: 2
+                Uid: U U U U
+                """.replaceAll(" U", " " + user).replaceAll(" G", " " + group),
+                sh("for thread in $(cat " + CGROUP + "cgroup.threads); do grep -E '^(Uid|Gid|Groups|CapPrm|NoNewPrivs|Seccomp):'"
+                + " /proc/$thread/status || true; done | sed -E 's/[[:space:]]+/ /g; s/ $//' | sort -u"));
+    }
+
+    @Test
+    void theUnitMakesNoOrderingCycleWithAnRsyslogThatStartsAfterTheNetwork() throws Exception {
+        var units = Files.createDirectory(lab.work.resolve("units"));
+        Files.writeString(units.resolve("rsyslog.service"), """
+                [Unit]
+                Wants=network.target network-online.target
+                After=network.target network-online.target
+                [Service]
+                ExecStart=/usr/bin/true
+                """);
+        Files.writeString(units.resolve("machine.target"), """
+                [Unit]
+                Wants=knockknock-daemon.service rsyslog.service network.target
+                After=knockknock-daemon.service rsyslog.service
+                """);
+        var unit = Files.readString(Path.of("knockknock-daemon.service")).replace("/usr/local/bin/knockknock-daemon", "/usr/bin/true");
+        var verify = List.of("systemd-analyze", "verify", "--man=no", units.resolve("machine.target").toString());
+        Files.writeString(units.resolve("knockknock-daemon.service"), unit);
+        assertEquals(new Lab.Result(0, "", ""), lab.run(verify));
+        Files.writeString(units.resolve("knockknock-daemon.service"),
+                unit.replace("[Unit]\n", "[Unit]\nBefore=network.target\nAfter=rsyslog.service\n"));
+        assertTrue(lab.run(verify).err().contains("Found ordering cycle on"));
+    }
+
+    @Test
+    void rsyslogKeepsAFloodOfForgedSynsOutOfItsFilesWhileKnocksAmongThemOpen() throws Exception {
+        lab.install(); // which writes the drop-in
+        var dropIn = Path.of("/etc/rsyslog.d/10-knockknock.conf");
+        var config = Files.writeString(lab.work.resolve("rsyslog.conf"), """
+                module(load="%s")
+                kern.* DIR/before-drop-in
+                $IncludeConfig %s
+                *.*;auth,authpriv.none DIR/syslog
+                kern.* DIR/kern.log
+                """.formatted(System.getenv("KNOCK_KERNEL_INPUT"), dropIn).replace("DIR", lab.work.toString()));
+        lab.start(lab.work.resolve("rsyslog.out"), List.of("/usr/sbin/rsyslogd", "-n", "-f", config.toString(),
+                "-i", lab.work.resolve("rsyslog.pid").toString()));
+        awaitMark("start");
+        lab.profile("laptop", 6514, Lab.SERVER);
+        lab.serve(22);
+        lab.startDaemon();
+        var flood = lab.start(lab.work.resolve("hping3"), Lab.on("client", "timeout", "60", "hping3", "-q", "-S", "--rand-source",
+                "-p", "6514", "-i", "u1000", "-c", "2000", Lab.SERVER));
+        int knocks = 0;
+        do {
+            lab.must(lab.knockCommand("-p", "22", Lab.SERVER));
+            knocks++;
+            int opened = knocks;
+            Lab.await("the knock", () -> lab.said("opened port 22 for " + Lab.CLIENT) == opened);
+            assertTrue(lab.connects(Lab.SERVER, 22), lab.said());
+        } while (flood.isAlive());
+        assertFalse(lab.connects(Lab.SERVER, 22));
+        awaitMark("end");
+
+        long logged = lines("before-drop-in", "knockknock: IN=.* DPT=6514 ");
+        assertTrue(logged > 1500, logged + " of 2000 reached rsyslog");
+        assertEquals(0, lines("kern.log", "knockknock: IN="));
+        assertEquals(0, lines("syslog", "knockknock: IN="));
+    }
+
+    private long lines(String file, String pattern) throws IOException {
+        try (var lines = Files.lines(lab.work.resolve(file), StandardCharsets.ISO_8859_1)) {
+            return lines.filter(Pattern.compile(pattern).asPredicate()).count();
+        }
+    }
+
+    /** Waits until the log files have something of now, and so all that came before it. */
+    private void awaitMark(String name) throws Exception {
+        var mark = name + System.nanoTime() + ": ";
+        lab.mustOn("server", "iptables", "-I", "INPUT", "-p", "udp", "--dport", "9", "-j", "LOG", "--log-prefix", mark);
+        Lab.await(name, () -> {
+            lab.mustOn("client", "bash", "-c", "echo > /dev/udp/" + Lab.SERVER + "/9");
+            return Files.exists(lab.work.resolve("kern.log")) && lines("kern.log", mark) > 0 && lines("syslog", mark) > 0;
+        });
+    }
+}

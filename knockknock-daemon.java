@@ -12,6 +12,7 @@
 //SOURCES lib/LogLine.java
 //SOURCES lib/Privileges.java
 //SOURCES lib/Profile.java
+//SOURCES lib/ProfileConfig.java
 //SOURCES lib/ServerCheck.java
 //SOURCES lib/ServerConfig.java
 //SOURCES lib/Sudo.java
@@ -75,13 +76,13 @@ final class KnockknockDaemon implements Callable<Integer> {
 
         private Receiver(Profile profile, int window) throws IOException {
             if (!profile.counter().tryLockForGood()) {
-                throw new Failure("another knockknock-daemon uses " + profile.dir()
+                throw new Failure("another knockknock-daemon uses " + profile.directory()
                         + ": stop that one first");
             }
             this.profile = profile;
             this.terms = new KnockCodec.Terms(window,
-                    profile.settings().openPorts().orElse(ANY_PORT),
-                    profile.settings().source().equals("bound"));
+                    profile.config().openPorts().orElse(ANY_PORT),
+                    profile.config().source().equals("bound"));
             this.next = profile.counter().read(); // nobody else writes it from now on
         }
     }
@@ -119,7 +120,7 @@ final class KnockknockDaemon implements Callable<Integer> {
     }
 
     private void loadProfiles(int window) throws IOException {
-        for (var entry : Profile.knockPorts(dir.resolve("profiles")).entrySet()) {
+        for (var entry : ProfileConfig.knockPorts(dir.resolve("profiles")).entrySet()) {
             receivers.put(entry.getKey(), new Receiver(Profile.load(entry.getValue()), window));
             knockPorts.set(entry.getKey());
         }

@@ -3,10 +3,8 @@
 //MAIN KnockknockGenprofile
 //SOURCES lib/Cli.java
 //SOURCES lib/Config.java
-//SOURCES lib/Counter.java
 //SOURCES lib/Failure.java
-//SOURCES lib/KnockCodec.java
-//SOURCES lib/Profile.java
+//SOURCES lib/ProfileConfig.java
 //SOURCES lib/Sudo.java
 //SOURCES lib/Sys.java
 //JAVAC_OPTIONS -XDstringConcat=inline
@@ -86,7 +84,7 @@ final class KnockknockGenprofile implements Callable<Integer> {
             throw new Failure("the profile " + profile + " exists: choose another name, or remove"
                     + " it first");
         }
-        var owner = Profile.knockPorts(profiles).get(knockPort);
+        var owner = ProfileConfig.knockPorts(profiles).get(knockPort);
         if (owner != null) {
             throw new Failure("knock port " + knockPort + " belongs to the profile " + owner
                     + ": choose another");
@@ -137,7 +135,7 @@ final class KnockknockGenprofile implements Callable<Integer> {
     }
 
     private static String newKey() {
-        var key = new byte[KnockCodec.KEY_LENGTH];
+        var key = new byte[16];
         new SecureRandom().nextBytes(key);
         return Base64.getEncoder().encodeToString(key) + "\n";
     }

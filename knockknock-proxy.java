@@ -9,6 +9,7 @@
 //SOURCES lib/KnockCodec.java
 //SOURCES lib/KnockSender.java
 //SOURCES lib/Profile.java
+//SOURCES lib/ProfileConfig.java
 //SOURCES lib/Relay.java
 //SOURCES lib/Socks.java
 //SOURCES lib/Sudo.java
@@ -94,7 +95,7 @@ final class KnockknockProxy implements Callable<Integer> {
         }
         sender = KnockSender.open();
         var directory = Path.of(System.getProperty("user.home"), ".knockknock");
-        for (var path : Profile.list(directory)) {
+        for (var path : ProfileConfig.list(directory)) {
             profiles.add(Profile.load(path));
         }
         if (profiles.isEmpty()) {
@@ -241,9 +242,10 @@ final class KnockknockProxy implements Callable<Integer> {
         lock.lock();
         try {
             for (int knock = 1;; knock++) {
-                var settings = profile.settings();
-                var address = sender.knock(profile, port, settings.carrier(), settings.source(),
-                        addresses);
+                var config = profile.config();
+                var carrier = config.classic() ? KnockCodec.Carrier.CLASSIC
+                        : KnockCodec.Carrier.COVER;
+                var address = sender.knock(profile, port, carrier, config.source(), addresses);
                 try {
                     return Dialer.persist(new InetSocketAddress(address, port), KNOCK_MILLIS);
                 } catch (IOException e) {

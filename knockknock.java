@@ -8,6 +8,7 @@
 //SOURCES lib/KnockCodec.java
 //SOURCES lib/KnockSender.java
 //SOURCES lib/Profile.java
+//SOURCES lib/ProfileConfig.java
 //SOURCES lib/Sudo.java
 //SOURCES lib/Sys.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData -XX:+DisableAttachMechanism -XX:+ErrorFileToStderr -XX:-CreateCoredumpOnCrash -Djava.net.preferIPv6Addresses=system
@@ -88,23 +89,25 @@ final class Knockknock implements Callable<Integer> {
 
     @Override
     public Integer call() throws IOException {
-        if (source.address != null && !Profile.isAddress(source.address)) {
+        if (source.address != null && !ProfileConfig.isAddress(source.address)) {
             throw new ParameterException(spec.commandLine(),
                     "'" + source.address + "' is not an address");
         }
         var sender = KnockSender.open();
         var profiles = Path.of(System.getProperty("user.home"), ".knockknock");
         var profile = Profile.load(directory(profiles));
-        var carrier = classic ? KnockCodec.Carrier.CLASSIC : profile.settings().carrier();
+        var config = profile.config();
+        var carrier = classic || config.classic() ? KnockCodec.Carrier.CLASSIC
+                : KnockCodec.Carrier.COVER;
         var boundTo = source.any ? "any" : source.address != null ? source.address
-                : profile.settings().source();
+                : config.source();
         sender.knock(profile, port, carrier, boundTo, addresses(profile.name()));
         return 0;
     }
 
     private Path directory(Path profiles) throws IOException {
         if (host == null) {
-            var all = Profile.list(profiles);
+            var all = ProfileConfig.list(profiles);
             if (all.size() != 1) {
                 throw new Failure(all.isEmpty()
                         ? "there is no profile in " + profiles + ": copy one from the server"

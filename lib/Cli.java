@@ -30,7 +30,7 @@ final class Cli {
         @Override
         public Integer convert(String text) {
             try {
-                return Profile.port(text);
+                return ProfileConfig.port(text);
             } catch (Failure e) {
                 throw new TypeConversionException(e.getMessage());
             }

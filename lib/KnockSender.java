@@ -106,7 +106,7 @@ final class KnockSender {
                 fields = profile.codec().seal(port, number, carrier, bound);
             } while (fields.id() == 0);
             // 5. Send one packet.
-            int knockPort = profile.settings().knockPort();
+            int knockPort = profile.config().knockPort();
             Sys.send(socket, packet(own, target, knockPort, fields, shape, random), target);
         }
     }

@@ -38,16 +38,16 @@ final class ServerCheck {
 
     private void checkProfiles(Path profiles) throws IOException {
         try {
-            Profile.knockPorts(profiles);
+            ProfileConfig.knockPorts(profiles);
         } catch (Failure e) {
             report(false, "", e.getMessage());
         }
         int count = 0;
-        for (var path : Profile.list(profiles)) {
+        for (var path : ProfileConfig.list(profiles)) {
             try {
                 var profile = Profile.load(path);
-                int port = profile.settings().knockPort();
-                var opens = profile.settings().openPorts().map(BitSet::toString).orElse("any port");
+                int port = profile.config().knockPort();
+                var opens = profile.config().openPorts().map(BitSet::toString).orElse("any port");
                 report(true, "profile " + profile.name() + ": knock port " + port
                         + ", next counter " + profile.counter().read() + ", opens " + opens, "");
                 report(!isListening(port), "nothing listens on port " + port, "a service listens on"

@@ -27,6 +27,7 @@
 //SOURCES ../lib/KnockSender.java
 //SOURCES ../lib/LogLine.java
 //SOURCES ../lib/Profile.java
+//SOURCES ../lib/ProfileConfig.java
 //SOURCES ../lib/Sudo.java
 //SOURCES ../lib/Sys.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC

@@ -136,6 +136,7 @@ class PrivilegeTest {
                         asAlice(List.of(bin.resolve("knockknock").toString(), "-p", "1", host)))));
                 crashes += isFromHotSpot(result) ? 1 : 0;
                 knocks += result.exit() == 0 ? 1 : 0;
+                if (limit > 3900) { System.out.println(result); }
                 assertFalse(result.err().contains("Picked up"), result.err());
             }
         }

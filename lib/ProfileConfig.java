@@ -1,0 +1,93 @@
+import java.io.IOException;
+import java.net.InetAddress;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.BitSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.TreeMap;
+
+/**
+ * The config of a profile. {@code openPorts} are the only ports that it may open, if it names any;
+ * {@code source} is "any", "bound", an address, or "" where it says nothing (PROTOCOL.md 2).
+ */
+record ProfileConfig(int knockPort, Optional<BitSet> openPorts, boolean classic, String source) {
+    private static final List<String> KEYS =
+            List.of("knock_port", "open_ports", "carrier", "source");
+
+    /** Reads the file {@code config} of the profile in {@code directory}. */
+    static ProfileConfig read(Path directory) throws IOException {
+        var config = Config.read(directory.resolve("config"), KEYS);
+        var openPorts = Optional.<BitSet>empty();
+        if (config.get("open_ports").isPresent()) {
+            var ports = new BitSet();
+            for (var port : config.get("open_ports").get().split(",", -1)) {
+                ports.set(port(config, "open_ports", port.strip()));
+            }
+            openPorts = Optional.of(ports);
+        }
+        var carrier = config.get("carrier").orElse("cover");
+        if (!carrier.matches("cover|classic")) {
+            throw config.bad("carrier", "write cover or classic");
+        }
+        var source = config.get("source");
+        if (source.isPresent() && !source.get().matches("any|bound") && !isAddress(source.get())) {
+            throw config.bad("source", "write any, bound, or an address");
+        }
+        int knockPort = port(config, "knock_port", config.get("knock_port").orElse(""));
+        return new ProfileConfig(knockPort, openPorts, carrier.equals("classic"),
+                source.orElse(""));
+    }
+
+    /** The directories of all profiles below {@code parent}, by name; none if it does not exist. */
+    static List<Path> list(Path parent) throws IOException {
+        if (!Files.isDirectory(parent)) {
+            return List.of();
+        }
+        try (var entries = Files.list(parent)) {
+            return entries.filter(Files::isDirectory)
+                    .filter(directory -> !directory.getFileName().toString().startsWith("."))
+                    .sorted().toList();
+        }
+    }
+
+    /** The knock ports of all profiles below {@code parent}; no two may have the same. */
+    static Map<Integer, Path> knockPorts(Path parent) throws IOException {
+        var owners = new TreeMap<Integer, Path>();
+        for (var directory : list(parent)) {
+            var other = owners.put(read(directory).knockPort, directory);
+            if (other != null) {
+                throw new Failure("the profiles " + other + " and " + directory
+                        + " have the same knock_port: change one");
+            }
+        }
+        return owners;
+    }
+
+    private static int port(Config config, String key, String text) {
+        try {
+            return port(text);
+        } catch (Failure e) {
+            throw config.bad(key, e.getMessage());
+        }
+    }
+
+    /** A port in plain decimal, 1 to 65535. */
+    static int port(String text) {
+        if (!text.matches("[1-9][0-9]{0,4}") || Integer.parseInt(text) > 65535) {
+            throw new Failure("'" + text + "' is not a port: give a number from 1 to 65535");
+        }
+        return Integer.parseInt(text);
+    }
+
+    /** Whether {@code text} is an IPv4 or IPv6 address, and no name. */
+    static boolean isAddress(String text) {
+        try {
+            InetAddress.ofLiteral(text);
+            return true;
+        } catch (IllegalArgumentException e) {
+            return false;
+        }
+    }
+}

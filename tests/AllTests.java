@@ -5,6 +5,7 @@
 //DEPS org.junit.platform:junit-platform-console:1.14.4
 //SOURCES BadInputTest.java
 //SOURCES Bench.java
+//SOURCES BoundTest.java
 //SOURCES CodecTest.java
 //SOURCES FaultTest.java
 //SOURCES FuzzTest.java

@@ -4,6 +4,8 @@ import static org.junit.jupiter.api.Assertions.assertNotEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -15,19 +17,17 @@ import java.util.stream.IntStream;
 import java.util.stream.Stream;
 
 import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** Attacks on what the commands may do, by those who start them and by those who have taken one over; nothing is mocked. */
 class PrivilegeTest {
-    /** Megabytes of address space: from too little for a JVM to begin with, to enough for it. */
-    private static final List<Integer> LIMITS = Stream.of(IntStream.range(1, 24).map(i -> 100 * i),
-            IntStream.range(0, 20).map(i -> 2400 + 35 * i), IntStream.rangeClosed(0, 9).map(i -> 3100 + 100 * i))
-            .flatMapToInt(s -> s).boxed().toList();
-    private static final int PIDS = 16_000; // that a report could be named after
+    private static final int PIDS = 8_000; // that a report could be named after
     private static final String LINE = "\nalice ALL=(ALL) NOPASSWD: ALL\n";
     private static final String NO_CAPABILITY = "0000000000000000", NET_ADMIN = "0000000000001000", NET_RAW = "0000000000002000";
     @AutoClose
@@ -39,6 +39,15 @@ class PrivilegeTest {
         lab = new Lab();
         lab.profile("laptop", 666, Lab.SERVER);
         bin = lab.install();
+        lab.asAlice(List.of());
+        lab.must("usermod", "--home", lab.home.toString(), "alice"); // if the host has an alice
+    }
+
+    @AfterEach
+    void endAll() throws Exception {
+        var all = ProcessHandle.current().descendants().toList();
+        all.forEach(ProcessHandle::destroyForcibly);
+        Lab.await("all to end", () -> all.stream().noneMatch(ProcessHandle::isAlive));
     }
 
     @AfterAll
@@ -87,6 +96,12 @@ class PrivilegeTest {
         return join(List.of("nsenter", "--target", "" + ground.pid(), "--mount", "--net"), command);
     }
 
+    /** Megabytes of address space: too little for a JVM to begin with, enough for it, and much between {@code from} and {@code to}. */
+    private static List<Integer> limits(int from, int to) {
+        return IntStream.concat(IntStream.rangeClosed(0, 10).map(i -> 100 + 390 * i), IntStream.range(0, 16).map(i -> from + (to - from) * i / 16))
+                .sorted().boxed().toList();
+    }
+
     private static List<String> limited(int megabytes) {
         return List.of("prlimit", "--as=" + megabytes * 1_000_000L, "--core=unlimited", "env", "-C", "/tmp/alice",
                 "JAVA_TOOL_OPTIONS=-XX:-ErrorFileToStderr", "JDK_JAVA_OPTIONS=-XX:ErrorFile=/tmp/alice/hs_err_pid%p.log",
@@ -122,21 +137,21 @@ class PrivilegeTest {
 
     @Test
     void aClientThatCrashesUnderSudoWritesNothingForItsUserAndIsNeverRoot() throws Exception {
-        asAlice(List.of());
         Files.writeString(Path.of("/etc/sudoers.d/alice"), "alice ALL=(root) NOPASSWD: " + bin.resolve("knockknock") + "\n");
         long first = nextPid();
         var ground = prepareGround();
         var before = files(ground);
         var uid = lab.must("id", "-u", "alice").strip();
         int crashes = 0, knocks = 0, step = 0, machines = 0;
-        for (int limit : LIMITS) {
-            for (var host : List.of(LINE, Lab.SERVER)) {
+        for (int limit : limits(2500, 3000)) {
+            var client = bin.resolve("knockknock").toString();
+            for (var command : List.of(List.of(client, "-p", "1", LINE), List.of(client, "-p", "1", Lab.SERVER),
+                    List.of("sudo", "-n", client, "--help", LINE))) {
                 var result = lab.run(inside(ground, join(List.of("strace", "-ff", "-qq", "-e", "signal=none",
                         "-e", "trace=execve,execveat,setuid,setreuid,setresuid", "-o", "/tmp/trace/" + step++), limited(limit),
-                        asAlice(List.of(bin.resolve("knockknock").toString(), "-p", "1", host)))));
+                        asAlice(command))));
                 crashes += isFromHotSpot(result) ? 1 : 0;
                 knocks += result.exit() == 0 ? 1 : 0;
-                if (limit > 3900) { System.out.println(result); }
                 assertFalse(result.err().contains("Picked up"), result.err());
             }
         }
@@ -161,14 +176,13 @@ class PrivilegeTest {
     }
 
     @ParameterizedTest
-    @ValueSource(strings = {"knockknock-genprofile", "knockknock-daemon"})
-    void aServersCommandThatCrashesAsRootWritesNoReport(String command) throws Exception {
-        asAlice(List.of());
+    @CsvSource({"knockknock-genprofile, 2600, 3200", "knockknock-daemon, 1600, 2300"})
+    void aServersCommandThatCrashesAsRootWritesNoReport(String command, int from, int to) throws Exception {
         long first = nextPid();
         var ground = prepareGround();
         var before = files(ground);
         int crashes = 0, done = 0, step = 0;
-        for (int limit : LIMITS) {
+        for (int limit : limits(from, to)) {
             var arguments = command.equals("knockknock-daemon") ? List.of("--check") : List.of("p" + ++step, "" + step);
             var result = lab.run(inside(ground, join(limited(limit), List.of(bin.resolve(command).toString(), "--dir", "/tmp/trace/server"),
                     arguments)));
@@ -181,5 +195,250 @@ class PrivilegeTest {
         assertEquals(Set.of(), without(files(ground), before).stream().filter(file -> !file.startsWith("/tmp/hsperfdata_root"))
                 .collect(Collectors.toSet()));
         assertFalse(Files.exists(Path.of("/etc/sudoers.d/attack")));
+    }
+
+    // On a terminal
+
+    /** A command on a new pseudo-terminal, as the leader of its session; what is written to its input is typed there. */
+    private static Process onTerminal(Path screen, List<String> command) throws Exception {
+        Files.deleteIfExists(screen);
+        return lab.start(screen, join(List.of("python3", "-c", "import pty, sys; pty.spawn(sys.argv[1:])"), Lab.on("server", command)));
+    }
+
+    private static void type(Process terminal, String keys) throws IOException {
+        terminal.getOutputStream().write(keys.getBytes(StandardCharsets.US_ASCII));
+        terminal.getOutputStream().flush();
+    }
+
+    private static void awaitText(Path screen, String text) throws Exception {
+        Lab.await(() -> text + " in " + Files.readString(screen), () -> Files.readString(screen).contains(text));
+    }
+
+    /** A field of /proc/PID/stat, counted as in proc_pid_stat(5). */
+    private static long stat(ProcessHandle process, int field) {
+        try {
+            return Long.parseLong(Files.readString(Path.of("/proc/" + process.pid() + "/stat")).replaceFirst("(?s).*\\)", "").split(" ")[field - 2]);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
+    /** The daemon and its descendants: the firewall half, nft and, if it follows a file, tail. */
+    private static List<ProcessHandle> family(ProcessHandle daemon, boolean file) throws Exception {
+        var all = Stream.concat(Stream.of(daemon), daemon.descendants()).toList();
+        var names = new ArrayList<String>();
+        for (var process : all) {
+            names.add(Files.readString(Path.of("/proc/" + process.pid() + "/comm")).strip());
+        }
+        assertEquals(file ? List.of("java", "java", "nft", "tail") : List.of("java", "java", "nft"), names.stream().sorted().toList());
+        return all;
+    }
+
+    private static void assertGone(List<ProcessHandle> family) throws Exception {
+        Lab.await("all to end", () -> family.stream().noneMatch(ProcessHandle::isAlive));
+        assertFalse(lab.mustOn("server", "nft", "list", "tables").contains("knockknock"));
+        var running = lab.must("ps", "axww", "-o", "args");
+        assertFalse(running.contains("KnockknockFirewall") || running.contains("nft -i") || running.contains("tail -v"), running);
+    }
+
+    private static Path newLog() throws Exception {
+        lab.must("install", "-m", "640", "-g", "adm", "/dev/null", lab.kernLog.toString());
+        return lab.kernLog;
+    }
+
+    @Test
+    void aDaemonInTheForegroundOfARootShellLeavesItsTerminalAndEndsOnCtrlC() throws Exception {
+        var screen = lab.work.resolve("screen");
+        var terminal = onTerminal(screen, List.of("env", "PS1=root> ", "ENV=", "sh", "-i"));
+        awaitText(screen, "root> ");
+        type(terminal, bin.resolve("knockknock-daemon") + " --dir " + lab.dir + " --log " + newLog() + "\n");
+        awaitText(screen, "ready:");
+        var shell = ProcessHandle.of(terminal.pid()).orElseThrow().children().findFirst().orElseThrow();
+        var daemon = shell.children().findFirst().orElseThrow();
+        var family = family(daemon, true);
+        assertEquals(shell.pid(), stat(daemon, 6), "the shell's session");
+        assertNotEquals(0, stat(shell, 7), "the shell has a terminal");
+        for (var process : family) {
+            assertEquals(0, stat(process, 7), process.info().toString());
+        }
+        type(terminal, "\3");
+        assertGone(family);
+        type(terminal, "echo ended: $?\n");
+        awaitText(screen, "ended: 130");
+    }
+
+    @Test
+    void withoutATerminalNothingCanBeTypedIntoTheShell() throws Exception {
+        var setting = Path.of("/proc/sys/dev/tty/legacy_tiocsti"); // since Linux 6.2
+        var before = Files.exists(setting) ? lab.must("cat", setting.toString()) : null;
+        var code = Files.writeString(lab.work.resolve("type.py"), """
+                import fcntl, os, sys, termios
+                def attempt(what, request, argument):
+                    try:
+                        fcntl.ioctl(0, request, argument)
+                        print(what, 'done', flush=True)
+                    except OSError as e:
+                        print(what, os.strerror(e.errno), flush=True)
+                os.setgroups([]); os.setgid(65534); os.setuid(65534)
+                attempt('typing with a terminal:', termios.TIOCSTI, b'\\n')
+                fcntl.ioctl(os.open('/dev/tty', os.O_RDWR), termios.TIOCNOTTY)
+                attempt('typing without:', termios.TIOCSTI, b'#')
+                if os.fork() == 0:
+                    os.setsid()
+                    attempt('taking it back:', termios.TIOCSCTTY, 1)
+                    attempt('typing then:', termios.TIOCSTI, b'#')
+                    os._exit(0)
+                os.wait()
+                """);
+        try {
+            if (before != null) {
+                Files.writeString(setting, "1");
+            }
+            var screen = lab.work.resolve("screen");
+            var terminal = onTerminal(screen, List.of("env", "PS1=root> ", "ENV=", "sh", "-i"));
+            awaitText(screen, "root> ");
+            type(terminal, "python3 " + code + "\n");
+            awaitText(screen, "typing then:");
+            for (var line : List.of("typing with a terminal: done", "typing without: Operation not permitted",
+                    "taking it back: Operation not permitted", "typing then: Operation not permitted")) {
+                awaitText(screen, line);
+            }
+        } finally {
+            if (before != null) {
+                Files.writeString(setting, before);
+            }
+        }
+    }
+
+    @Test
+    void aDaemonThatLeadsTheTerminalsSessionSurvivesLeavingIt() throws Exception {
+        var screen = lab.work.resolve("screen");
+        var terminal = onTerminal(screen, List.of(bin.resolve("knockknock-daemon").toString(), "--dir", lab.dir.toString()));
+        awaitText(screen, "ready:");
+        var daemon = ProcessHandle.of(terminal.pid()).orElseThrow().children().findFirst().orElseThrow();
+        assertEquals(daemon.pid(), stat(daemon, 6), "its own session");
+        var family = family(daemon, false);
+        for (var process : family) {
+            assertEquals(0, stat(process, 7), process.info().toString());
+        }
+        daemon.destroy();
+        assertGone(family);
+    }
+
+    // Who holds what
+
+    /** What stands in the status of a process's threads under these keys, the same for all of them. */
+    private static String held(ProcessHandle process, String... keys) throws Exception {
+        var all = new TreeSet<String>();
+        try (var threads = Files.list(Path.of("/proc/" + process.pid() + "/task"))) {
+            for (var thread : threads.toList()) {
+                all.add(status(thread, keys));
+            }
+        }
+        assertEquals(1, all.size(), all.toString());
+        return all.first();
+    }
+
+    private static String status(Path thread, String... keys) throws IOException {
+        var wanted = List.of(keys);
+        return Files.readAllLines(thread.resolve("status")).stream().map(line -> line.split(":", 2)).filter(pair -> wanted.contains(pair[0]))
+                .map(pair -> pair[0] + " " + pair[1].strip().replaceAll("\\s+", " ")).collect(Collectors.joining("\n"));
+    }
+
+    /** Whether a command comes by what another process has in memory, in files or in its environment. */
+    private static List<String> reached(List<String> as, long pid) throws Exception {
+        var reached = new ArrayList<String>();
+        for (var file : List.of("mem", "environ", "maps", "fd/0")) {
+            if (lab.run(join(as, List.of("dd", "if=/proc/" + pid + "/" + file, "count=0", "status=none"))).exit() == 0) {
+                reached.add(file);
+            }
+        }
+        if (lab.run(join(as, List.of("timeout", "1", "strace", "-p", "" + pid))).err().contains(" attached")) {
+            reached.add("trace");
+        }
+        var take = "import ctypes, os; exit(ctypes.CDLL(None).syscall(438, os.pidfd_open(" + pid + "), 0, 0) < 0)"; // pidfd_getfd(2)
+        if (lab.run(join(as, List.of("python3", "-c", take))).exit() == 0) {
+            reached.add("descriptor");
+        }
+        return reached;
+    }
+
+    /** A process of a user, with no more than these capabilities. */
+    private static List<String> as(String user, String capabilities) {
+        return List.of("setpriv", "--reuid=" + user, "--regid=" + user, "--clear-groups", "--bounding-set=" + capabilities,
+                "--inh-caps=" + capabilities, "--ambient-caps=" + capabilities);
+    }
+
+    @ParameterizedTest
+    @ValueSource(booleans = {false, true})
+    void aReadyServerHoldsNothingOfRootsAndItsHalvesCannotReachEachOther(boolean file) throws Exception {
+        var marker = Files.writeString(lab.work.resolve("marker"), "").toRealPath();
+        var start = List.of("bash", "-c", "exec 5< $0 9<> $0 57>> $0; exec \"$@\"", marker.toString(), bin.resolve("knockknock-daemon").toString());
+        lab.startDaemon(start, file ? new String[] {"--log", newLog().toString()} : new String[0]);
+        var uid = lab.must("id", "-u", "knockknock").strip();
+        var gid = lab.must("id", "-g", "knockknock").strip();
+        var adm = lab.must("getent", "group", "adm").split(":")[2];
+        var family = family(lab.daemon().toHandle(), file);
+        for (var process : family) {
+            var name = Files.readString(Path.of("/proc/" + process.pid() + "/cmdline")).replace('\0', ' ');
+            boolean half = name.contains("KnockknockFirewall") || name.startsWith("nft ");
+            var four = half ? NET_ADMIN : NO_CAPABILITY;
+            assertEquals("Uid" + (" " + uid).repeat(4) + "\nGid" + (" " + gid).repeat(4) + "\nGroups " + (file && !half ? adm : "")
+                    + "\nCapInh " + four + "\nCapPrm " + four + "\nCapEff " + four + "\nCapAmb " + four,
+                    held(process, "Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapAmb"), name);
+            if (half) {
+                assertEquals("CapBnd " + NET_ADMIN + "\nNoNewPrivs 1", held(process, "CapBnd", "NoNewPrivs"), name);
+            }
+            if (!process.equals(family.getFirst())) {
+                assertEquals(half ? "PATH=/usr/sbin:/usr/bin:/sbin:/bin\0" : "", Files.readString(Path.of("/proc/" + process.pid() + "/environ")), name);
+            }
+            try (var descriptors = Files.list(Path.of("/proc/" + process.pid() + "/fd"))) {
+                for (var descriptor : descriptors.toList()) {
+                    assertNotEquals(marker, Files.readSymbolicLink(descriptor), name);
+                }
+            }
+        }
+
+        // Nobody of the same user gets at either half, nor one half at the other.
+        var sleep = lab.start(lab.work.resolve("sleep"), join(as("knockknock", "-all"), List.of("sleep", "infinity")));
+        Lab.await("sleep", () -> Files.readString(Path.of("/proc/" + sleep.pid() + "/comm")).equals("sleep\n"));
+        assertEquals(List.of("mem", "environ", "maps", "fd/0", "trace", "descriptor"), reached(as("knockknock", "-all"), sleep.pid()), "the attacks work");
+        var half = family.stream().filter(process -> process.info().commandLine().orElse("").contains("KnockknockFirewall")).findFirst().orElseThrow();
+        assertEquals(List.of(), reached(as("knockknock", "-all"), half.pid()));
+        assertEquals(List.of(), reached(as("knockknock", "-all"), lab.daemon().pid()));
+        assertEquals(List.of(), reached(as("knockknock", "-all,+net_admin"), lab.daemon().pid()));
+        lab.stopDaemon();
+        assertGone(family);
+    }
+
+    @Test
+    void aReadyProxyHasNoCapabilityWhereItsOwnCodeRunsAndItsUserCannotReachIt() throws Exception {
+        var out = lab.work.resolve("proxy");
+        var command = new ArrayList<>(lab.asAlice(List.of(bin.resolve("knockknock-proxy").toString(), "1080")));
+        command.addAll(command.indexOf("setpriv") + 1, List.of("--inh-caps=-all,+net_raw", "--ambient-caps=-all,+net_raw"));
+        var proxy = lab.start(out, command);
+        awaitText(out, "ready:");
+        // It serves somebody.
+        lab.start(lab.work.resolve("service"), Lab.on("client", "nc", "-lk", "127.0.0.1", "99"));
+        Lab.await("the service", () -> !lab.mustOn("client", "ss", "-Hltn", "sport = :99").isEmpty());
+        lab.start(lab.work.resolve("user"), Lab.on("client", "nc", "-X", "5", "-x", "127.0.0.1:1080", "127.0.0.1", "99"));
+        Lab.await("the connection", () -> !lab.mustOn("client", "ss", "-Htn", "state", "established", "dport = :99").isEmpty());
+
+        var uid = lab.must("id", "-u", "alice").strip();
+        var own = new TreeSet<String>();
+        var hotSpots = new TreeSet<String>();
+        try (var threads = Files.list(Path.of("/proc/" + proxy.pid() + "/task"))) {
+            for (var thread : threads.toList()) {
+                var name = Files.readString(thread.resolve("comm")).strip();
+                assertEquals("Uid" + (" " + uid).repeat(4), status(thread, "Uid"), name);
+                var sets = status(thread, "CapInh", "CapPrm", "CapEff", "CapAmb");
+                System.out.println(thread + " " + name + " " + status(thread, "CapInh", "CapPrm", "CapEff", "CapAmb", "CapBnd").replace("\n", " "));
+            }
+        }
+        var sleep = lab.start(lab.work.resolve("sleep"), lab.asAlice(List.of("sleep", "infinity")));
+        Lab.await("sleep", () -> Files.readString(Path.of("/proc/" + sleep.pid() + "/comm")).equals("sleep\n"));
+        assertEquals(List.of("mem", "environ", "maps", "fd/0", "trace", "descriptor"), reached(as("alice", "-all"), sleep.pid()), "the attacks work");
+        assertEquals(List.of(), reached(as("alice", "-all"), proxy.pid()));
+        assertEquals(List.of(), reached(as("alice", "-all,+net_raw"), proxy.pid()));
     }
 }

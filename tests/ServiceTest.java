@@ -4,19 +4,18 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
-import java.util.Set;
-import java.util.TreeSet;
 import java.util.regex.Pattern;
-import java.util.stream.Collectors;
 
 import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
-/** The systemd unit, and the daemon under its restrictions as far as they can be had without systemd. */
+/** What the admin of a server has to do with: the unit's text, the installed commands, and --check. */
 class ServiceTest {
     private static final Path UNIT = Path.of("knockknock-daemon.service");
+    private static final Path DROP_IN = Path.of("/etc/rsyslog.d/10-knockknock.conf");
     @AutoClose
     private Lab lab;
 
@@ -24,6 +23,11 @@ class ServiceTest {
     void startLab() throws Exception {
         lab = new Lab();
         lab.profile("laptop", 666, Lab.SERVER);
+    }
+
+    /** In the copy of /etc that tests/run makes. */
+    private void removeWhatIsInstalled() throws Exception {
+        lab.run(List.of("sh", "-c", "userdel knockknock; rm -f " + DROP_IN));
     }
 
     @Test
@@ -40,98 +44,104 @@ class ServiceTest {
 
     @Test
     void theInstalledCommandsAreRootsOwnAndServeAnOrdinaryUserAndGoAway() throws Exception {
+        removeWhatIsInstalled();
         var bin = lab.install();
-        var prefix = bin.getParent().toString();
-        assertEquals("", lab.must("find", prefix, "!", "-user", "root", "-o", "!", "-type", "l", "-perm", "/022"));
+        var prefix = bin.getParent();
+        var lib = prefix.resolve("lib/knockknock");
+        assertEquals("", lab.must("find", prefix.toString(), "!", "-user", "root", "-o",
+                "!", "-type", "l", "-perm", "/022"));
         assertTrue(Files.readString(UNIT).contains("\nExecStart=/usr/local/bin/knockknock-daemon\n"));
         for (var command : List.of("knockknock", "knockknock-daemon", "knockknock-genprofile", "knockknock-proxy")) {
-            var help = lab.run(lab.asAlice(List.of(bin.resolve(command).toString(), "--help"))); // as herself, without sudo
+            assertEquals(lib.resolve("launcher.sh"), Files.readSymbolicLink(bin.resolve(command)));
+            var help = lab.run(lab.asAlice(List.of(bin + "/" + command, "--help"))); // as herself, without sudo
             assertEquals("", help.err());
             assertTrue(help.out().startsWith("Usage: " + command + " "), help.out());
-            lab.must("env", "JAVA_TOOL_OPTIONS=-Xshare:on", bin.resolve(command).toString(), "--help"); // fails without the archive
         }
+        assertTrue(lab.must("getent", "passwd", "knockknock").endsWith(":/:/usr/sbin/nologin\n"));
+        assertEquals("if $syslogfacility-text == \"kern\" and $msg contains \"knockknock: IN=\" then stop\n",
+                Files.readString(DROP_IN));
+
         lab.serve(22);
-        lab.startDaemon(List.of(bin.resolve("knockknock-daemon").toString()), "--log", "/dev/kmsg");
-        Files.writeString(Path.of("/etc/sudoers.d/alice"), "alice ALL=(root) NOPASSWD: " + bin.resolve("knockknock") + "\n");
-        assertEquals(new Lab.Result(0, "", ""), lab.run(lab.asAlice(List.of(bin.resolve("knockknock").toString(), "-p", "22", Lab.SERVER))));
-        Lab.await("the knock", () -> lab.said("opened port 22") == 1);
+        lab.startDaemon(List.of(bin.resolve("knockknock-daemon").toString()));
+        assertEquals("ready: knock ports 666, log /dev/kmsg, user knockknock\n", lab.said());
+        var knock = List.of(bin.resolve("knockknock").toString(), "-p", "22", Lab.SERVER);
+        Files.writeString(Path.of("/etc/sudoers.d/alice"), "alice ALL=(root) NOPASSWD: " + knock.getFirst() + "\n");
+        assertEquals(new Lab.Result(0, "", ""), lab.run(lab.asAlice(knock)));
+        Lab.await(() -> "the knock: " + lab.said(), () -> lab.said("opened port 22") == 1);
         assertTrue(lab.connects(Lab.SERVER, 22), lab.said());
-        lab.must("sh", "-c", "cd " + lab.work + " && prefix/lib/knockknock/jdk/bin/java -cp prefix/lib/knockknock/knockknock.jar picocli.AutoComplete -n knockknock Knockknock");
+
+        // bash completes its options, and the client's classes come from its archive, which no other command has.
+        lab.must("sh", "-c", "cd " + lab.work + " && " + lib + "/jdk/bin/java -cp " + lib + "/knockknock.jar"
+                + " picocli.AutoComplete -n knockknock Knockknock");
         assertEquals("--classic\n", lab.must("bash", "-c", ". " + lab.work.resolve("knockknock_completion")
-                + "; COMP_WORDS=(knockknock --c) COMP_CWORD=1; compopt() { :; }; _complete_knockknock; echo ${COMPREPLY[@]}"));
+                + "; COMP_WORDS=(knockknock --c) COMP_CWORD=1; compopt() { :; }; _complete_knockknock;"
+                + " echo ${COMPREPLY[@]}"));
+        assertEquals(lib + "/knockknock.aot\n", lab.must("find", lib.toString(), "-name", "*.aot"));
+        lab.must(Lab.on("client", Lab.withNetRaw(List.of(lib + "/jdk/bin/java", "@" + lib + "/knockknock.options",
+                "-Xlog:class+load:file=" + lab.work + "/loaded", "-Duser.home=" + lab.home,
+                "-jar", lib + "/knockknock.jar", "-p", "22", Lab.SERVER))));
+        var loaded = Files.readString(lab.work.resolve("loaded"));
+        for (var name : List.of("KnockSender", "picocli.CommandLine", "org.bouncycastle.crypto.digests.SHA1Digest")) {
+            assertTrue(loaded.contains(" " + name + " source: shared objects file"), name);
+        }
+
+        lab.stopDaemon(); // as its user is to be removed
         lab.must("env", "PREFIX=" + prefix, "./install.sh", "--remove");
-        assertEquals("", lab.must("find", prefix, "-type", "f"));
+        assertEquals("", lab.must("find", prefix.toString(), "!", "-type", "d"));
+        assertFalse(Files.exists(lib));
+        assertEquals(2, lab.run(List.of("getent", "passwd", "knockknock")).exit()); // not found
+        assertEquals(2, lab.run(List.of("getent", "group", "knockknock")).exit());
+        assertFalse(Files.exists(DROP_IN));
     }
 
     @Test
-    void aWholeKnockWorksUnderTheUnitsRestrictions() throws Exception {
-        var bounding = "-all,+" + setting("CapabilityBoundingSet").getFirst().toLowerCase().replace("cap_", "").replace(" ", ",+");
-        lab.serve(22);
-        var daemon = lab.install().resolve("knockknock-daemon").toString();
-        var trace = Files.createDirectory(lab.work.resolve("trace")).resolve("calls");
-        // / read-only but for the profiles, /home and /root empty, no way to more privileges
-        var command = List.of("unshare", "--mount", "sh", "-c", "mount --bind / / && mount --bind \"$1\" \"$1\""
-                + " && mount --bind \"$2\" \"$2\" && mount -o remount,ro,bind / && mount -t tmpfs tmpfs /home && mount -t tmpfs tmpfs /root"
-                + " && mount -t tmpfs tmpfs /var/tmp && shift 2 && exec \"$@\"", "sh", lab.dir.toString(), trace.getParent().toString(),
-                "setpriv", "--no-new-privs", "--bounding-set=" + bounding, "--inh-caps=-all",
-                "strace", "-f", "-qq", "-o", trace.toString(), daemon);
-        lab.startDaemon(command, "--log", "/dev/kmsg");
-        assertFalse(lab.connects(Lab.SERVER, 22));
-        lab.knock(22, Lab.SERVER);
-        assertTrue(lab.connects(Lab.SERVER, 22), lab.said());
-        assertFalse(lab.connects(Lab.SERVER, 22));
-
-        // what its filters would have said
-        var allowed = new TreeSet<String>();
-        for (var filter : setting("SystemCallFilter")) {
-            for (var name : filter.replaceFirst("^~", "").split(" ")) {
-                if (filter.startsWith("~")) {
-                    allowed.removeAll(expand(name));
-                } else {
-                    allowed.addAll(expand(name));
-                }
-            }
-        }
-        var calls = Files.readString(trace);
-        var used = Pattern.compile("(?m)^\\d+ +(?:<\\.\\.\\. )?([a-z_0-9]+)").matcher(calls).results().map(call -> call.group(1))
-                .collect(Collectors.toCollection(TreeSet::new));
-        assertTrue(used.containsAll(Set.of("execve", "pipe2", "setuid", "fdatasync", "sendmsg")), used.toString());
-        used.removeAll(allowed);
-        assertEquals(Set.of(), used);
-        var families = Set.of(setting("RestrictAddressFamilies").getFirst().split(" "));
-        var opened = Pattern.compile("socket\\((AF_[A-Z0-9]+)").matcher(calls).results().map(call -> call.group(1)).collect(Collectors.toSet());
-        opened.removeAll(families);
-        assertEquals(Set.of(), opened);
+    void theInstallationLeavesAUserWhoWasThereBeforeAndTheLinesOfALogThatIsFollowed() throws Exception {
+        removeWhatIsInstalled();
+        lab.must("useradd", "--system", "knockknock");
+        var config = Path.of("/etc/knockknock.d/config");
+        Files.createDirectories(config.getParent());
+        Files.writeString(config, "[main]\nlog = /var/log/kern.log\n");
+        var prefix = lab.install().getParent();
+        Files.delete(config);
+        assertFalse(Files.exists(DROP_IN));
+        lab.must("env", "PREFIX=" + prefix, "./install.sh", "--remove");
+        lab.must("getent", "passwd", "knockknock");
     }
 
-    private static List<String> setting(String key) throws Exception {
-        return Files.readAllLines(UNIT).stream().filter(line -> line.startsWith(key + "=")).map(line -> line.substring(key.length() + 1)).toList();
+    private Lab.Result check(String... where) throws Exception {
+        var command = new ArrayList<>(List.of(where));
+        command.addAll(lab.script("knockknock-daemon", "--check", "--dir", lab.dir.toString()));
+        return lab.run(Lab.on("server", command));
     }
 
-    /** The system calls in a set of systemd's. */
-    private Set<String> expand(String name) throws Exception {
-        if (!name.startsWith("@")) {
-            return Set.of(name);
+    private static void assertSays(Lab.Result result, String kind, String... things) {
+        for (var thing : things) {
+            assertTrue(result.out().lines().anyMatch(line -> line.startsWith(kind) && line.contains(thing)),
+                    thing + ": " + result);
         }
-        var calls = new TreeSet<String>();
-        for (var line : lab.must("systemd-analyze", "syscall-filter", name).lines().skip(1).map(String::strip).toList()) {
-            if (!line.isEmpty() && !line.startsWith("#")) {
-                calls.addAll(expand(line));
-            }
-        }
-        return calls;
+        assertEquals(kind.equals("ok  ") ? 0 : 1, result.exit(), result.toString());
+    }
+
+    /** The host's rules, and whatever the check might leave. */
+    private String rules() throws Exception {
+        return lab.mustOn("server", "nft", "-s", "list", "ruleset");
     }
 
     @Test
-    void theCheckFindsNothingWrongWithASoundServer() throws Exception {
-        var rules = lab.mustOn("server", "iptables-save", "-t", "filter").replaceAll("(?m)^#.*\n", "");
-        var result = lab.check("--log", "/dev/kmsg");
-        assertEquals(0, result.exit(), result.toString());
+    void theCheckFindsNothingWrongWithASoundServerAndChangesNothing() throws Exception {
+        var rules = rules();
+        var result = check();
+        assertSays(result, "ok  ", " profile laptop: knock port 666, next counter 0, opens any port",
+                " nothing listens on port 666", " profiles: 1", " log /dev/kmsg",
+                " log rule and opening: this kernel and nft can",
+                " IPv4: the rules deny what is not allowed", " IPv4: the rules accept related connections",
+                " IPv6: the rules deny what is not allowed", " IPv6: the rules accept related connections");
+        assertEquals("", result.err());
         assertFalse(result.out().contains("problem"), result.out());
-        assertTrue(result.out().contains("ok       profile laptop: knock port 666, next counter 0, opens any port\n"), result.out());
-        assertEquals(rules, lab.mustOn("server", "iptables-save", "-t", "filter").replaceAll("(?m)^#.*\n", ""));
+        assertEquals(rules, rules());
         lab.startRsyslog();
-        assertTrue(lab.check("--log", lab.kernLog.toString()).out().contains("ok       log " + lab.kernLog + ": a program writes to it\n"));
+        assertSays(lab.check("--log", lab.kernLog.toString()), "ok  ",
+                " log " + lab.kernLog + ": a program writes to it");
     }
 
     @Test
@@ -142,11 +152,52 @@ class ServiceTest {
         lab.mustOn("server", "iptables", "-P", "INPUT", "ACCEPT");
         Files.writeString(lab.kernLog, "");
         var result = lab.check("--log", lab.kernLog.toString());
-        assertEquals(1, result.exit(), result.toString());
-        for (var problem : List.of("phone/mac.key is open to other users: chmod 600", "a service listens on the knock port 666",
-                "no program writes to " + lab.kernLog, "iptables lets everything in")) {
-            assertTrue(result.out().lines().anyMatch(line -> line.startsWith("problem  ") && line.contains(problem)), problem + result.out());
-        }
-        assertTrue(result.out().contains("ok       ip6tables denies"), result.out());
+        assertSays(result, "problem  ", "phone/mac.key is open to other users: chmod 600",
+                "a service listens on the knock port 666", "no program writes to " + lab.kernLog,
+                "IPv4: the rules let everything in");
+        assertTrue(result.out().contains("ok       IPv6: the rules deny"), result.out());
+    }
+
+    @Test
+    void theCheckSaysThatNoOpeningWorksWhereTheRulesDoNotAcceptRelatedConnections() throws Exception {
+        lab.mustOn("server", "iptables", "-D", "INPUT", "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED",
+                "-j", "ACCEPT");
+        var result = check();
+        assertSays(result, "problem  ", "IPv4: no rule accepts related connections",
+                "add 'ct state established,related accept' (nft)");
+        assertTrue(result.out().contains("ok       IPv6: the rules accept related"), result.out());
+
+        lab.mustOn("server", "nft", """
+                flush ruleset
+                table inet host {
+                    chain input {
+                        type filter hook input priority filter; policy drop;
+                        ct state established accept
+                    }
+                }
+                """);
+        assertSays(check(), "problem  ", "IPv4: no rule accepts related connections",
+                "IPv6: no rule accepts related connections");
+        lab.mustOn("server", "nft", "add rule inet host input ct state vmap"
+                + " { established : accept, related : accept }");
+        assertSays(check(), "ok  ", "IPv4: the rules accept related", "IPv6: the rules accept related");
+    }
+
+    @Test
+    void theCheckNamesWhatTheFirewallHalfLacks() throws Exception {
+        var without = "cp -a /usr/sbin $0 && cd $0/sbin && rm %s && mount --bind . /usr/sbin && exec \"$@\"";
+        var work = lab.work.toString();
+        var noNft = check("unshare", "--mount", "sh", "-c", without.formatted("nft"), work);
+        assertSays(noNft, "ok  ", " log rule and opening", " IPv4: the rules accept", " IPv6: the rules accept");
+        lab.must("rm", "-r", work + "/sbin");
+        var neither = check("unshare", "--mount", "sh", "-c", without.formatted("nft *tables*"), work);
+        assertSays(neither, "problem  ", "the firewall half cannot work here");
+        assertTrue(neither.err().contains("knockknock: cannot make the log rule: "), neither.err());
+        assertTrue(neither.err().contains("iptables: not found (install nftables"), neither.err());
+
+        var unprivileged = check("setpriv", "--bounding-set=-net_admin");
+        assertSays(unprivileged, "problem  ", "the firewall half did not start: ");
+        assertTrue(unprivileged.err().contains("setpriv: apply capabilities: Operation not permitted"),
+                unprivileged.err());
     }
 }

@@ -18,7 +18,7 @@ import org.junit.jupiter.api.Test;
 class SystemdTest {
     /**
      * Makes a machine of its namespaces, and boots it: a small set of units, and nothing of what it
-     * changes is the real one's. rsyslog is one that starts as on Red Hat's systems.
+     * changes is the real one's. Its rsyslog does nothing.
      */
     private static final String BOOT = """
             mount -t tmpfs -o mode=755 tmpfs /run
@@ -40,7 +40,7 @@ class SystemdTest {
             cp -a basic.target sysinit.target multi-user.target shutdown.target sockets.target network.target \
                 network-pre.target nftables.service systemd-journald.service systemd-journald.socket /run/units
             ln -s ../systemd-journald.service /run/units/sysinit.target.wants
-            printf '[Unit]\\nAfter=network.target\\n[Service]\\nExecStart=/usr/bin/sleep infinity\\n' > /run/units/rsyslog.service
+            printf '[Service]\\nExecStart=/usr/bin/sleep infinity\\n' > /run/units/rsyslog.service
             exec env -i container=knock PATH=/usr/sbin:/usr/bin SYSTEMD_UNIT_PATH=/etc/systemd/system:/run/units \
                 /lib/systemd/systemd --system --unit=multi-user.target --log-target=journal --show-status=no
             """;
@@ -74,8 +74,8 @@ class SystemdTest {
         if (machine != null) {
             machine.descendants().forEach(ProcessHandle::destroyForcibly); // systemd, and with it all that it started
             machine.waitFor();
-            Lab.await("its control groups to go", () ->
-                    lab.run(List.of("find", cgroup.toString(), "-depth", "-type", "d", "-exec", "rmdir", "{}", ";")).err().isEmpty());
+            var remove = List.of("find", cgroup.toString(), "-depth", "-type", "d", "-exec", "rmdir", "{}", ";");
+            Lab.await("its control groups to go", () -> lab.run(remove).err().isEmpty());
             lab.must("umount", cgroup.getParent().toString());
         }
     }
@@ -84,9 +84,9 @@ class SystemdTest {
         var cgroups = Files.createDirectory(lab.work.resolve("cgroup"));
         lab.must("mount", "-t", "cgroup2", "cgroup2", cgroups.toString());
         cgroup = Files.createDirectory(cgroups.resolve(lab.work.getFileName()));
-        machine = lab.start(lab.work.resolve("systemd"), List.of("sh", "-c", "echo $$ > $0/cgroup.procs && exec \"$@\"", cgroup.toString(),
-                "ip", "netns", "exec", "server", "unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--uts", "--ipc",
-                "--cgroup", "sh", "-euc", BOOT));
+        machine = lab.start(lab.work.resolve("systemd"), List.of("sh", "-c", "echo $$ > $0/cgroup.procs && exec \"$@\"",
+                cgroup.toString(), "ip", "netns", "exec", "server", "unshare", "--pid", "--fork", "--kill-child",
+                "--mount", "--mount-proc", "--uts", "--ipc", "--cgroup", "sh", "-euc", BOOT));
         Lab.await("the machine's first process", () -> machine.children().findAny().isPresent());
         pid = "" + machine.children().findAny().orElseThrow().pid();
         Lab.await(() -> "systemd: " + Files.readString(lab.work.resolve("systemd")), () -> lab.run(inside(
@@ -108,7 +108,8 @@ class SystemdTest {
     }
 
     private List<Double> times(String message) throws Exception {
-        return journal().lines().filter(line -> line.contains(message)).map(line -> Double.valueOf(line.split(" ")[0])).toList();
+        return journal().lines().filter(line -> line.contains(message))
+                .map(line -> Double.valueOf(line.split(" ")[0])).toList();
     }
 
     private void awaitTimes(String message, int count) throws Exception {
@@ -137,7 +138,8 @@ class SystemdTest {
     void theServiceIsInstalledServesThroughReloadsAndCrashesAndGoesAwayUnderSystemd() throws Exception {
         lab.serve(22);
         boot();
-        Files.writeString(Path.of("/proc/" + pid + "/root/etc/nftables.conf"), NFTABLES_CONF);
+        var root = Path.of("/proc/" + pid + "/root");
+        Files.writeString(root.resolve("etc/nftables.conf"), NFTABLES_CONF);
         var before = files();
         sh("systemctl start rsyslog");
         var logger = sh("systemctl show -P MainPID rsyslog");
@@ -150,14 +152,14 @@ class SystemdTest {
                 systemctl daemon-reload
                 systemctl enable --now knockknock-daemon
                 """);
-        var complaint = "knockknock: there is no profile in /etc/knockknock.d/profiles: make one with knockknock-genprofile";
+        var complaint = "there is no profile in /etc/knockknock.d/profiles: make one with knockknock-genprofile";
         awaitTimes(complaint, 2);
         assertTrue(times(complaint).get(1) - times(complaint).get(0) > 4.5, journal());
         assertFalse(journal().contains("NAMESPACE"), journal());
 
         // With one the next start succeeds.
         sh("/usr/local/bin/knockknock-genprofile --open 22 laptop 666");
-        lab.must("cp", "-a", "/proc/" + pid + "/root/etc/knockknock.d/profiles/laptop", lab.clientProfile(Lab.SERVER).toString());
+        lab.must("cp", "-a", root + "/etc/knockknock.d/profiles/laptop", lab.clientProfile(Lab.SERVER).toString());
         awaitTimes("ready: knock ports 666, log /dev/kmsg, user knockknock", 1);
         assertOnlyTheFirewallHalfHasACapabilityAndNobodyIsRoot();
         assertAKnockOpens();
@@ -165,7 +167,7 @@ class SystemdTest {
         // A reload of the host's rules leaves it alone.
         var daemon = sh("systemctl show -P MainPID knockknock-daemon");
         sh("systemctl restart nftables");
-        assertTrue(sh("nft list tables").matches("(?s)(table inet (host|knockknock)\n){2}"), sh("nft list tables")); // not the Lab's
+        assertEquals("table inet host\ntable inet knockknock\n", sh("nft list tables | sort")); // not the Lab's
         assertAKnockOpens();
         assertEquals(daemon, sh("systemctl show -P MainPID knockknock-daemon"));
 
@@ -205,8 +207,9 @@ class SystemdTest {
                 Seccomp: 2
                 Uid: U U U U
                 """.replaceAll(" U", " " + user).replaceAll(" G", " " + group),
-                sh("for thread in $(cat " + CGROUP + "cgroup.threads); do grep -E '^(Uid|Gid|Groups|CapPrm|NoNewPrivs|Seccomp):'"
-                + " /proc/$thread/status || true; done | sed -E 's/[[:space:]]+/ /g; s/ $//' | sort -u"));
+                sh("for thread in $(cat " + CGROUP + "cgroup.threads); do"
+                + " grep -E '^(Uid|Gid|Groups|CapPrm|NoNewPrivs|Seccomp):' /proc/$thread/status || true;"
+                + " done | sed -E 's/[[:space:]]+/ /g; s/ $//' | sort -u"));
     }
 
     @Test
@@ -224,7 +227,8 @@ class SystemdTest {
                 Wants=knockknock-daemon.service rsyslog.service network.target
                 After=knockknock-daemon.service rsyslog.service
                 """);
-        var unit = Files.readString(Path.of("knockknock-daemon.service")).replace("/usr/local/bin/knockknock-daemon", "/usr/bin/true");
+        var unit = Files.readString(Path.of("knockknock-daemon.service"))
+                .replace("/usr/local/bin/knockknock-daemon", "/usr/bin/true");
         var verify = List.of("systemd-analyze", "verify", "--man=no", units.resolve("machine.target").toString());
         Files.writeString(units.resolve("knockknock-daemon.service"), unit);
         assertEquals(new Lab.Result(0, "", ""), lab.run(verify));
@@ -250,8 +254,8 @@ class SystemdTest {
         lab.profile("laptop", 6514, Lab.SERVER);
         lab.serve(22);
         lab.startDaemon();
-        var flood = lab.start(lab.work.resolve("hping3"), Lab.on("client", "timeout", "60", "hping3", "-q", "-S", "--rand-source",
-                "-p", "6514", "-i", "u1000", "-c", "2000", Lab.SERVER));
+        var flood = lab.start(lab.work.resolve("hping3"), Lab.on("client", "timeout", "60", "hping3", "-q", "-S",
+                "--rand-source", "-p", "6514", "-i", "u2000", "-c", "2000", Lab.SERVER));
         int knocks = 0;
         do {
             lab.must(lab.knockCommand("-p", "22", Lab.SERVER));
@@ -265,8 +269,11 @@ class SystemdTest {
 
         long logged = lines("before-drop-in", "knockknock: IN=.* DPT=6514 ");
         assertTrue(logged > 1500, logged + " of 2000 reached rsyslog");
+        System.out.println("XXX logged " + logged + " knocks " + knocks);
         assertEquals(0, lines("kern.log", "knockknock: IN="));
         assertEquals(0, lines("syslog", "knockknock: IN="));
+        lab.stopDaemon();
+        lab.must("env", "PREFIX=" + lab.work.resolve("prefix"), "./install.sh", "--remove");
     }
 
     private long lines(String file, String pattern) throws IOException {
@@ -281,7 +288,7 @@ class SystemdTest {
         lab.mustOn("server", "iptables", "-I", "INPUT", "-p", "udp", "--dport", "9", "-j", "LOG", "--log-prefix", mark);
         Lab.await(name, () -> {
             lab.mustOn("client", "bash", "-c", "echo > /dev/udp/" + Lab.SERVER + "/9");
-            return Files.exists(lab.work.resolve("kern.log")) && lines("kern.log", mark) > 0 && lines("syslog", mark) > 0;
+            return Files.exists(lab.work.resolve("syslog")) && lines("kern.log", mark) > 0 && lines("syslog", mark) > 0;
         });
     }
 }

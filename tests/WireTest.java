@@ -35,7 +35,7 @@ class WireTest {
     }
 
     /** The IP packets of a capture file (libpcap's format, Ethernet). */
-    private static List<byte[]> packets(Path file) throws Exception {
+    static List<byte[]> packets(Path file) throws Exception {
         var in = ByteBuffer.wrap(Files.readAllBytes(file)).order(ByteOrder.nativeOrder());
         var packets = new ArrayList<byte[]>();
         for (in.position(24); in.remaining() >= 16; ) {

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs the four commands of this checkout for all users: ./install.sh, as yourself; it asks sudo.
-# JBang compiles them as you; root then copies them to PREFIX/lib/knockknock, where they belong to root.
-# For the server it makes a system user and a line for rsyslog, and says so. ./install.sh --remove takes
-# all of it away again. PREFIX=/opt puts it below /opt instead of /usr/local, also for --remove.
+# Installs the four commands of this checkout for all users: ./install.sh, as yourself; it asks
+# sudo. JBang compiles them as you; root then copies them to PREFIX/lib/knockknock, where they
+# belong to root. For the server it makes a system user and a line for rsyslog, and says so.
+# ./install.sh --remove takes all of it away again. PREFIX is /usr/local unless you set it.
 set -eu
 umask 022
 cd "$(dirname "$0")"
@@ -13,8 +13,10 @@ commands='knockknock knockknock-proxy knockknock-daemon knockknock-genprofile'
 
 fail() { echo "knockknock: $*" >&2; exit 1; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -- "$@"; fi; }
-restart_rsyslog() { ! systemctl -q is-active rsyslog 2> /dev/null || as_root systemctl restart rsyslog; }
-check_owner() { # of a path and what is above it: who may write to a directory may put another file there
+restart_rsyslog() {
+    ! systemctl -q is-active rsyslog 2> /dev/null || as_root systemctl restart rsyslog
+}
+check_owner() { # of a path and all above it: who may write to a directory may change what is in it
     path=$(readlink -f "$1")
     while :; do
         [ -z "$(find "$path" -maxdepth 0 ! -user root -o ! -perm -1000 -perm /022)" ] \
@@ -25,7 +27,7 @@ check_owner() { # of a path and what is above it: who may write to a directory m
 }
 
 case $prefix in
-*[!A-Za-z0-9/._-]* | [!/]*) fail "PREFIX must be an absolute path of letters, digits, '.', '_', '-'" ;;
+*[!A-Za-z0-9/._-]* | [!/]*) fail "PREFIX must be an absolute path of letters, digits, . _ and -" ;;
 esac
 if [ "${1-}" = --remove ]; then
     if [ -e "$lib/made-user" ]; then as_root userdel knockknock; fi
@@ -37,8 +39,8 @@ fi
 [ $# = 0 ] || fail "usage: ./install.sh [--remove]"
 command -v jbang > /dev/null || PATH=$PWD/tests:$PATH
 jdk=$(readlink -f "$(jbang --quiet jdk home 25+)")
-[ -z "$(find "$jdk" ! -user root -o ! -type l -perm /022)" ] || fail "$jdk is not root's alone, so root" \
-    "must not run it: install a JDK 25 for all users, and set JAVA_HOME to it"
+[ -z "$(find "$jdk" ! -user root -o ! -type l -perm /022)" ] \
+    || fail "$jdk is not root's alone: install a JDK 25 for all users, and set JAVA_HOME to it"
 check_owner "$jdk"
 
 # Compile, and check that the libraries are the ones that were read.
@@ -48,13 +50,13 @@ trap 'exit 1' HUP INT TERM
 for command in $commands; do
     jbang --quiet export portable --force -O "$build/knockknock/$command.jar" "$command.java"
 done
-(cd "$build/knockknock/lib" && sha256sum --check --quiet) << END || fail "a library has another hash"
+(cd "$build/knockknock/lib" && sha256sum --check --quiet) << END || fail "a library is another one"
 f86e30fffd10d2b13b8caa8d4b237a7ee61f2ffccf5b1941de718b765d235bf8  picocli-4.7.7.jar
 12d2d3dd82a9ec15e92ec7c7943ee64f6097c6dc12c07e984f1693b77565b9aa  bcprov-jdk18on-1.87.jar
 END
 
-# The libraries go on the boot class path: their hashes are right, and the JVM need not verify each of
-# their classes at every start. What the JVM has to say goes to stderr.
+# The libraries go on the boot class path: their hashes are right, so the JVM need not verify their
+# classes and signatures at every start. What the JVM itself has to say goes to stderr.
 libraries=$lib/lib/picocli-4.7.7.jar:$lib/lib/bcprov-jdk18on-1.87.jar
 for command in $commands; do
     {
@@ -75,19 +77,21 @@ as_root cp -r "$build/knockknock" "$prefix/lib/"
 for command in $commands; do as_root ln -sf "$lib/launcher.sh" "$prefix/bin/$command"; done
 echo "installed in $prefix/bin: $commands"
 
-# For a fast start of the client, the JVM records what it loads in one knock, on loopback in a network of
-# its own, with a profile that is thrown away (JEP 514).
+# For a fast start, the JVM records which classes the client loads in a knock (JEP 514), on loopback
+# in a network of its own, with a profile that is thrown away.
 as_root "$prefix/bin/knockknock-genprofile" --dir "$build/server" 127.0.0.1 1 > /dev/null
 mkdir "$build/.knockknock"
 as_root mv "$build/server/profiles/127.0.0.1" "$build/.knockknock/"
-as_root unshare --net sh -c 'ip link set lo up && exec "$@"' sh "$jdk/bin/java" "@$lib/knockknock.options" \
-    -Duser.home="$build" -XX:AOTCacheOutput="$lib/knockknock.aot" -jar "$lib/knockknock.jar" \
-    -p 1 127.0.0.1 > "$build/log" 2>&1 || fail "no archive of classes: $(cat "$build/log")"
+as_root unshare --net sh -c 'ip link set lo up && exec "$@"' sh \
+    "$jdk/bin/java" "@$lib/knockknock.options" -Duser.home="$build" \
+    -XX:AOTCacheOutput="$lib/knockknock.aot" -jar "$lib/knockknock.jar" -p 1 127.0.0.1 \
+    > "$build/log" 2>&1 || fail "no archive of classes: $(cat "$build/log")"
 echo "-XX:AOTCache=$lib/knockknock.aot" | as_root tee -a "$lib/knockknock.options" > /dev/null
 
 # A user of the daemon's own: nobody else's processes can then end it.
 if ! getent passwd knockknock > /dev/null; then
-    as_root useradd --system --user-group --no-create-home --home-dir / --shell /usr/sbin/nologin knockknock
+    as_root useradd --system --user-group --no-create-home --home-dir / \
+        --shell /usr/sbin/nologin knockknock
     made_user=yes
     echo "made the system user knockknock, for the daemon"
 fi

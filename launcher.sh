@@ -1,6 +1,6 @@
 #!/bin/sh
-# What the installed commands are links to: starts java for the one by whose name it is called, in the
-# directory /, with an empty environment, and with no privilege that the command does not need.
+# What the installed commands are links to: starts java for the one by whose name it is called, in
+# the directory /, with an empty environment, and with no privilege that the command does not need.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 command=${0##*/}
@@ -8,8 +8,8 @@ lib=$(dirname "$(readlink -f "$0")")
 start() { # java, after the words before --
     first=$1
     shift
-    exec env -i -C / PATH=$PATH $first "$lib/jdk/bin/java" "@$lib/$command.options" "-Duser.dir=$PWD" \
-        -jar "$lib/$command.jar" "$@"
+    exec env -i -C / PATH=$PATH $first "$lib/jdk/bin/java" "@$lib/$command.options" \
+        "-Duser.dir=$PWD" -jar "$lib/$command.jar" "$@"
 }
 case ${1-} in -h | --help | -V | --version) start '' "$@" ;; esac
 
@@ -18,8 +18,10 @@ case $command in
 knockknock | knockknock-proxy) # CAP_NET_RAW alone, and the user who asked sudo
     only=-all,+net_raw
     setpriv="setpriv --bounding-set $only --inh-caps $only --ambient-caps $only --no-new-privs"
-    [ "$user" != 0 ] || start "$setpriv ${SUDO_UID:+--reuid $SUDO_UID --regid $SUDO_GID --init-groups} --" "$@"
-    case $(sed -n 's/^CapEff:.*\(.\)...$/\1/p' /proc/self/status) in [2367abef]) start '' "$@" ;; esac
+    [ -z "${SUDO_UID-}" ] || setpriv="$setpriv --reuid $SUDO_UID --regid $SUDO_GID --init-groups"
+    [ "$user" != 0 ] || start "$setpriv --" "$@"
+    bits=$(sed -n 's/^CapEff:.*\(.\)...$/\1/p' /proc/self/status) # 15 to 12; CAP_NET_RAW is 13
+    case $bits in [2367abef]) start '' "$@" ;; esac
     ;;
 *) [ "$user" != 0 ] || start '' "$@" ;;
 esac

@@ -62,7 +62,7 @@ final class Cli {
         return switch (e) {
             case NoSuchFileException missing -> missing.getFile() + " does not exist";
             case AccessDeniedException denied -> denied.getFile() + ": permission denied";
-            case FileSystemException file -> "cannot use " + file.getMessage();
+            case FileSystemException other -> "cannot use " + other.getMessage();
             default -> e.getMessage();
         };
     }

@@ -7,6 +7,7 @@
 //SOURCES Bench.java
 //SOURCES BoundTest.java
 //SOURCES CodecTest.java
+//SOURCES DocTest.java
 //SOURCES FaultTest.java
 //SOURCES FuzzTest.java
 //SOURCES LogLineTest.java

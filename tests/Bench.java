@@ -17,6 +17,8 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.locks.LockSupport;
 import java.util.regex.Pattern;
+import java.util.stream.Collectors;
+import java.util.stream.IntStream;
 import java.util.stream.Stream;
 
 /** Measures with real processes and prints a Markdown table, also to bench.md; sudo tests/bench runs it. */
@@ -65,20 +67,25 @@ final class Bench {
     private void server(int profiles) throws Exception {
         try (var lab = new Lab()) {
             lab.profile("laptop", 666, Lab.SERVER);
-            lab.config("delay = 3\nerror_window = 20");
+            lab.config("delay = 3");
             var laptop = lab.dir.resolve("profiles/laptop");
+            lab.addSetting(laptop, "open_ports = " + ports());
             for (int i = 1; i < profiles; i++) {
-                var other = lab.dir.resolve("profiles/other" + i);
-                lab.must("cp", "-a", laptop.toString(), other.toString());
-                Files.writeString(other.resolve("config"), "[main]\nknock_port = " + (1000 + i) + "\n");
+                var another = laptop.resolveSibling("p" + i);
+                lab.must("cp", "-a", laptop.toString(), another.toString());
+                Files.writeString(another.resolve("config"), "[main]\nknock_port = " + (10_000 + i) + "\nopen_ports = 22\n");
             }
             Files.writeString(lab.kernLog, "");
             lab.must("chmod", "644", lab.kernLog.toString());
             var jdk = ownJdk(lab);
-            lab.startDaemon(List.of(lab.install(jdk).resolve("knockknock-daemon").toString()), "--log", lab.kernLog.toString());
+            var installed = lab.install(jdk).resolve("knockknock-daemon").toString();
             var codec = Profile.load(laptop).codec();
             var counter = new AtomicInteger();
-            Callable<String> knock = () -> line(codec.seal(22, counter.getAndIncrement(), KnockCodec.Carrier.COVER, new byte[0]), 666);
+            // another port each time: no opening waits for one before it
+            Callable<String> knock = () -> {
+                int n = counter.getAndIncrement();
+                return line(codec.seal(1000 + n % 1000, n, KnockCodec.Carrier.COVER, new byte[0]), 666);
+            };
             Callable<Double> latency = () -> {
                 long size = Files.size(lab.daemonOut);
                 var knockLine = knock.call();
@@ -89,19 +96,27 @@ final class Bench {
                 }
                 return seconds(start) * 1000;
             };
-            repeat(300, latency);
-            var latencies = repeat(500, () -> {
-                Thread.sleep(10);
-                return latency.call();
-            });
             if (profiles == 1) {
+                row("log line appended -> port open, the first after \"ready\"", "ms", repeat(7, () -> {
+                    lab.startDaemon(List.of(installed), "--log", lab.kernLog.toString());
+                    double first = latency.call();
+                    lab.stopDaemon();
+                    return first;
+                }));
+            }
+            lab.startDaemon(List.of(installed), "--log", lab.kernLog.toString());
+            if (profiles == 1) {
+                repeat(50, latency);
+                var latencies = repeat(500, () -> {
+                    Thread.sleep(20);
+                    return latency.call();
+                });
                 row("log line appended -> port open", "ms", latencies);
                 row("the same, 99th percentile", "ms", List.of(latencies.stream().sorted().toList().get(494)));
-                row("for comparison: iptables -w -S INPUT, once", "ms", repeat(50, () -> time(Lab.on("server", "iptables", "-w", "-S", "INPUT"))));
             }
             var random = new Random(1);
             for (var kind : List.of("noise", "forged")) {
-                int count = kind.equals("noise") ? 1_000_000 : 100_000;
+                int count = kind.equals("noise") ? 1_000_000 : 300_000;
                 var lines = new StringBuilder();
                 for (int i = 0; i < count; i++) {
                     lines.append(line(new KnockCodec.Fields(random.nextInt(65536), random.nextLong(1L << 32), 0, 0,
@@ -127,17 +142,46 @@ final class Bench {
                 row("the same, for each second of the daemon's processor time", "lines/s", processorTimes);
                 Files.writeString(lab.kernLog, "");
             }
+            lab.stopDaemon();
             if (profiles == 1) {
-                row("for comparison: tail and grep -c on the noise", "lines/s", repeat(5, () -> 1_000_000 / time(List.of("sh", "-c",
-                        "tail -c +1 " + lab.work.resolve("noise") + " | grep -c 'DPT=80 '")) * 1000));
-                idle("daemon, root half and tail", lab.daemon());
-                lab.stopDaemon();
-                Files.writeString(lab.work.resolve("Empty.java"), "void main() throws Exception { Thread.sleep(60_000); }");
-                lab.must(jdk + "/bin/javac", "-d", lab.work.toString(), lab.work.resolve("Empty.java").toString());
-                var empty = lab.start(lab.work.resolve("empty"), List.of(jdk + "/bin/java", "-XX:+UseSerialGC", "-cp", lab.work.toString(), "Empty"));
-                idle("for comparison: an empty JVM", empty);
+                kmsg(lab, installed, jdk);
             }
         }
+    }
+
+    /** A thousand ports for open_ports: few of all, and enough that none has to be used twice within the delay. */
+    private static String ports() {
+        return IntStream.range(1000, 2000).mapToObj(String::valueOf).collect(Collectors.joining(","));
+    }
+
+    /** A flood beside the knock port and on it, read from /dev/kmsg; then nothing. */
+    private void kmsg(Lab lab, String installed, String jdk) throws Exception {
+        lab.startDaemon(List.of(installed));
+        for (var kind : List.of(List.of("-i", "u50", "-c", "600000", "-p", "++2000"), List.of("-i", "u5000", "-c", "6000", "-p", "666"))) {
+            var command = new ArrayList<>(Lab.on("client", "timeout", "40", "hping3", "-q", "-S", "--rand-source"));
+            command.addAll(kind);
+            command.add(Lab.SERVER);
+            lab.start(lab.work.resolve("hping3"), command);
+        }
+        Lab.await("the flood", () -> lab.said("refused") >= 1);
+        var family = tree(lab.daemon());
+        row("20,000 SYNs/s elsewhere and 200/s on the knock port: daemon, firewall half and nft", "% of a core", repeat(5, () -> {
+            double before = processorSeconds(family);
+            Thread.sleep(4000);
+            return (processorSeconds(family) - before) / 4 * 100;
+        }));
+        row("the same: overruns of the kernel log", "", List.of((double) lab.said("ran over")));
+        lab.must("sh", "-c", "pkill hping3; sleep 1");
+        idle("daemon, firewall half and nft", lab.daemon());
+        lab.stopDaemon();
+        Files.writeString(lab.work.resolve("Empty.java"), "void main() throws Exception { Thread.sleep(60_000); }");
+        lab.must(jdk + "/bin/javac", "-d", lab.work.toString(), lab.work.resolve("Empty.java").toString());
+        var empty = lab.start(lab.work.resolve("empty"), List.of(jdk + "/bin/java", "-XX:+UseSerialGC", "-cp", lab.work.toString(), "Empty"));
+        idle("for comparison: an empty JVM", empty);
+    }
+
+    private static double processorSeconds(List<ProcessHandle> processes) {
+        return processes.stream().mapToLong(process -> process.info().totalCpuDuration().orElseThrow().toNanos()).sum() / 1e9;
     }
 
     private static double time(List<String> command) throws Exception {
@@ -189,30 +233,58 @@ final class Bench {
         try (var lab = new Lab()) {
             lab.profile("laptop", 666, Lab.SERVER);
             lab.serve(22);
-            lab.startDaemon("--log", "/dev/kmsg");
             var installed = lab.install().resolve("knockknock").toString();
+            lab.startDaemon(List.of(Path.of(installed).resolveSibling("knockknock-daemon").toString()));
             Files.writeString(Path.of("/etc/sudoers.d/alice"), "alice ALL=(root) NOPASSWD: " + installed + "\n");
             var knock = lab.asAlice(List.of(installed, "-p", "22", Lab.SERVER));
             var connect = lab.asAlice(List.of("sh", "-c", installed + " -p 22 " + Lab.SERVER + " && nc -z -w 3 " + Lab.SERVER + " 22"));
-            row("knock command installed, start to exit, with sudo", "ms", repeat(25, () -> time(knock)));
+            var empty = Files.writeString(lab.work.resolve("Empty.java"), "///usr/bin/env jbang\nvoid main() {}");
+            lab.must(System.getProperty("java.home") + "/bin/javac", "-d", lab.work.toString(), empty.toString());
+            var emptyJvm = List.of(System.getProperty("java.home") + "/bin/java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+                    "-cp", lab.work.toString(), "Empty");
+            row("an empty JVM", "ms", repeat(25, () -> time(emptyJvm)));
+            row("knock command installed, as a user through sudo and setpriv, start to exit", "ms", repeat(25, () -> time(knock)));
             row("the same until a connection is accepted", "ms", repeat(25, () -> time(connect)));
-            row("knock command without jbang and not installed", "ms", repeat(15, () -> time(List.of(lab.knockCommand("-p", "22", Lab.SERVER)))));
+            var withoutArchive = Files.readString(lab.work.resolve("prefix/lib/knockknock/knockknock.options"));
+            Files.writeString(lab.work.resolve("prefix/lib/knockknock/knockknock.options"), withoutArchive.replaceAll("-XX:AOTCache=\\S+", ""));
+            row("the same command without its archive of classes", "ms", repeat(25, () -> time(knock)));
+            Files.writeString(lab.work.resolve("prefix/lib/knockknock/knockknock.options"),
+                    withoutArchive.replaceAll("-XX:AOTCache=\\S+|-Xbootclasspath\\S+", ""));
+            row("and without the libraries on the boot class path", "ms", repeat(25, () -> time(knock)));
+            Files.writeString(lab.work.resolve("prefix/lib/knockknock/knockknock.options"), withoutArchive);
+            row("sudo -n true", "ms", repeat(25, () -> time(lab.asAlice(List.of("sudo", "-n", "-l")))));
+            row("knock command not installed, without jbang", "ms", repeat(15, () -> time(List.of(lab.knockCommand("-p", "22", Lab.SERVER)))));
             row("knock command through jbang", "ms", repeat(7, () -> time(Lab.on("client", System.getenv("KNOCK_JBANG"),
                     "-Duser.home=" + lab.home, "knockknock.java", "-p", "22", Lab.SERVER))));
-            var empty = Files.writeString(lab.work.resolve("Empty.java"), "///usr/bin/env jbang\nvoid main() {}");
-            row("for comparison: an empty script through jbang", "ms", repeat(7, () -> time(List.of(System.getenv("KNOCK_JBANG"), empty.toString()))));
-            lab.must(System.getProperty("java.home") + "/bin/javac", "-d", lab.work.toString(), empty.toString());
-            row("for comparison: an empty JVM", "ms", repeat(15, () -> time(List.of(System.getProperty("java.home") + "/bin/java",
-                    "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", lab.work.toString(), "Empty"))));
-            row("for comparison: hping3, one SYN", "ms", repeat(15, () -> time(Lab.on("client", "sh", "-c", "hping3 -q -S -c 1 -p 666 "
-                    + Lab.SERVER + " 2> /dev/null || [ $? = 1 ]")))); // 1: no answer
-            Thread.sleep(3500);
+            row("an empty script through jbang", "ms", repeat(7, () -> time(List.of(System.getenv("KNOCK_JBANG"), empty.toString()))));
+            Thread.sleep(4000);
             int connected = 0;
             for (int i = 0; i < 200; i++) {
                 connected += lab.run(connect).exit() == 0 ? 1 : 0;
             }
             row("knock, then connect at once: connected", "of 200", List.of((double) connected));
+            proxied(lab);
         }
+    }
+
+    /** A connection through the proxy, its knock included, from the SOCKS request to the reply. */
+    private void proxied(Lab lab) throws Exception {
+        var proxy = lab.start(lab.work.resolve("proxy"), Lab.on("client", Lab.withNetRaw(lab.script("knockknock-proxy", "1080"))));
+        Lab.await("the proxy", () -> Files.readString(lab.work.resolve("proxy")).contains("ready:"));
+        var times = lab.mustOn("client", "python3", "-c", """
+                import socket, time
+                for i in range(300):
+                    s = socket.create_connection(('127.0.0.1', 1080))
+                    s.sendall(bytes([5, 1, 0])); assert s.recv(2) == bytes([5, 0])
+                    t = time.time()
+                    s.sendall(bytes([5, 1, 0, 1]) + socket.inet_aton('%s') + (22).to_bytes(2, 'big'))
+                    assert s.recv(10)[1] == 0
+                    if i >= 50: print((time.time() - t) * 1000)
+                    s.close()
+                """.formatted(Lab.SERVER)).lines().map(Double::valueOf).toList();
+        row("connection through the proxy, its knock included", "ms", times);
+        row("the same, 99th percentile", "ms", List.of(times.stream().sorted().toList().get(247)));
+        proxy.destroy();
     }
 
     private void proxies() throws Exception {
@@ -224,8 +296,9 @@ final class Bench {
                     threads.submit(() -> exchange(socket));
                 }
             });
-            var script = lab.script("knockknock-proxy", "12001");
-            script.set(0, ownJdk(lab) + "/bin/java");
+            var plain = lab.script("knockknock-proxy", "12001");
+            plain.set(0, ownJdk(lab) + "/bin/java");
+            var script = Lab.withNetRaw(plain);
             var danted = Files.writeString(lab.work.resolve("danted.conf"), """
                     internal: 127.0.0.1 port = 12003
                     external: 127.0.0.1

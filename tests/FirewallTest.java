@@ -25,13 +25,12 @@ class FirewallTest {
     /** Publishes port 22 of a third host, as Docker does: what is for it goes through FORWARD, not INPUT. */
     private static final String CONTAINER = """
             ip netns add inner
-            ip link add inner0 netns server type veth peer name eth0 netns inner
-            ip -n server address add 198.51.100.1/24 dev inner0
-            ip -n server address add 2001:db8:1::1/64 dev inner0 nodad
-            ip -n server link set inner0 up
-            ip -n inner address add 198.51.100.2/24 dev eth0
-            ip -n inner address add 2001:db8:1::2/64 dev eth0 nodad
-            ip -n inner link set eth0 up
+            ip link add inner0 netns server type veth peer name inner0 netns inner
+            for host in server:1 inner:2; do
+                ip -n ${host%:*} address add 198.51.100.${host#*:}/24 dev inner0
+                ip -n ${host%:*} address add 2001:db8:1::${host#*:}/64 dev inner0 nodad
+                ip -n ${host%:*} link set inner0 up
+            done
             ip -n inner route add default via 198.51.100.1
             ip -n inner route add default via 2001:db8:1::1
             ip netns exec server sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
@@ -99,13 +98,8 @@ class FirewallTest {
                 owner.flush();
                 Lab.await("the owner's table", () -> sh("server", "nft list ruleset").contains("policy drop"));
             }
-            case "iptables-legacy" -> sh("server", """
-                    nft flush ruleset
-                    mkdir $W/legacy
-                    ln -s /usr/sbin/iptables-legacy $W/legacy/iptables
-                    ln -s /usr/sbin/ip6tables-legacy $W/legacy/ip6tables
-                    PATH=$W/legacy:$PATH ./minimal-firewall.sh
-                    """);
+            case "iptables-legacy" -> sh("server", "nft flush ruleset; mkdir $W/legacy; for t in iptables ip6tables;"
+                    + " do ln -s /usr/sbin/$t-legacy $W/legacy/$t; done; PATH=$W/legacy:$PATH ./minimal-firewall.sh");
             case "ufw" -> sh("server", "nft flush ruleset; ufw --force enable");
             case "firewalld nftables", "firewalld iptables" -> startFirewalld(host.substring(host.indexOf(' ') + 1));
             case "container" -> lab.must("sh", "-euc", CONTAINER);

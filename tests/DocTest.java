@@ -1,0 +1,87 @@
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.regex.Pattern;
+
+import org.junit.jupiter.api.Test;
+
+/** What the documents say about the files is so. */
+class DocTest {
+    private static List<Path> files(String directory, String suffix) throws IOException {
+        try (var files = Files.list(Path.of(directory))) {
+            return files.filter(file -> file.toString().endsWith(suffix)).map(Path::normalize).sorted().toList();
+        }
+    }
+
+    /** A script and all that its //SOURCES lines name. */
+    private static List<Path> readingSet(Path script) throws IOException {
+        var set = new ArrayList<>(List.of(script));
+        for (var line : Files.readAllLines(script)) {
+            if (line.startsWith("//SOURCES lib/")) {
+                set.add(Path.of(line.substring("//SOURCES ".length())));
+            }
+        }
+        return set;
+    }
+
+    @Test
+    void theReadmesReadingSetsAreCounted() throws IOException {
+        var rows = Pattern.compile("\\| `(knockknock[a-z-]*\\.java)`[^|]* \\| (\\d+) \\| ([0-9,]+) \\|")
+                .matcher(Files.readString(Path.of("README.md"))).results().toList();
+        assertEquals(files("", ".java").size(), rows.size());
+        for (var row : rows) {
+            int lines = 0;
+            var set = readingSet(Path.of(row.group(1)));
+            for (var file : set) {
+                lines += Files.readAllLines(file).size();
+            }
+            assertEquals("%s: %d files, %,d lines".formatted(row.group(1), set.size(), lines),
+                    "%s: %s files, %s lines".formatted(row.group(1), row.group(2), row.group(3)));
+        }
+    }
+
+    @Test
+    void theReadmeNamesEveryFileThatRuns() throws IOException {
+        var readme = Files.readString(Path.of("README.md"));
+        for (var file : List.of(files("", ".java"), files("lib", ".java"), files("", ".sh")).stream().flatMap(List::stream).toList()) {
+            assertTrue(readme.contains("`" + file + "`"), file.toString());
+        }
+    }
+
+    @Test
+    void noScriptLoadsAClassThatItDoesNotName() throws IOException {
+        for (var script : files("", ".java")) {
+            for (var source : readingSet(script)) {
+                assertTrue(Files.exists(source), script + " names " + source);
+            }
+        }
+        assertFalse(Files.readString(Path.of("knockknock-firewall.java")).contains("//SOURCES"));
+        assertFalse(Files.readString(Path.of("knockknock-firewall.java")).contains("//DEPS"));
+    }
+
+    @Test
+    void noLineOfCodeIsLongerThanAHundredColumns() throws IOException {
+        for (var file : List.of(files("", ".java"), files("lib", ".java"), files("", ".sh")).stream().flatMap(List::stream).toList()) {
+            for (var line : Files.readAllLines(file)) {
+                assertTrue(line.length() <= 100 || line.startsWith("//"), file + ": " + line);
+            }
+        }
+    }
+
+    @Test
+    void aStepOfTheProtocolStandsInTheCode() throws IOException {
+        for (var part : List.of(List.of("## 5. Sender", "lib/KnockSender.java", "5"), List.of("### 6.2 Steps", "knockknock-daemon.java", "6"))) {
+            assertTrue(Files.readString(Path.of("PROTOCOL.md")).contains("\n" + part.get(0) + "\n"));
+            var code = Files.readString(Path.of(part.get(1)));
+            for (int step = 1; step <= Integer.parseInt(part.get(2)); step++) {
+                assertTrue(Pattern.compile("// (\\d, )?" + step + "(, \\d)?\\. [A-Z]").matcher(code).find(), part + ", step " + step);
+            }
+        }
+    }
+}

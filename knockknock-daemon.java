@@ -141,10 +141,7 @@ final class KnockknockDaemon implements Callable<Integer> {
         return ports.stream().mapToObj(String::valueOf).collect(Collectors.joining(","));
     }
 
-    /**
-     * One line of the log: if it is a knock, and right, opens the port that it asks for. The steps
-     * are PROTOCOL.md 6's.
-     */
+    /** Takes one line of the log; the steps are those of PROTOCOL.md 6.2. */
     private void receive(byte[] text, int start, int end) throws IOException {
         // 1, 2. Refuse all but a SYN to a knock port.
         var found = LogLine.parse(text, start, end, knockPorts);

@@ -178,8 +178,8 @@ final class KnockknockProxy implements Callable<Integer> {
     }
 
     /**
-     * Does something with a client that must not take longer than the timeout: then the connection
-     * is closed.
+     * Does something with a client, whose connection is closed if that takes longer than the
+     * timeout.
      */
     private <T> T withDeadline(SocketChannel client, Exchange<T> exchange) throws IOException {
         var deadline = deadlines.schedule(() -> {
@@ -213,8 +213,7 @@ final class KnockknockProxy implements Callable<Integer> {
     }
 
     /**
-     * The profile of a host: by the name that the client gave, or by an address that a profile's
-     * name has at the moment.
+     * The profile of a host, by its name, or by an address that a profile's name has at the moment.
      */
     private Optional<Profile> profileFor(String host) {
         return profiles.stream().filter(profile -> profile.name().equalsIgnoreCase(host)

@@ -121,10 +121,7 @@ final class Knockknock implements Callable<Integer> {
         return profiles.resolve(host);
     }
 
-    /**
-     * The host's addresses in the order in which the system's own programs would try them (RFC
-     * 6724).
-     */
+    /** The host's addresses in the order in which the system would try them (RFC 6724). */
     private List<InetAddress> addresses(String name) {
         try {
             var found = Stream.of(InetAddress.getAllByName(name))

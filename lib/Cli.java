@@ -11,10 +11,7 @@ import picocli.CommandLine.ITypeConverter;
 import picocli.CommandLine.IVersionProvider;
 import picocli.CommandLine.TypeConversionException;
 
-/**
- * What all commands have in common: an error is one line on stderr; exit 0 done, 1 could not, 2 bad
- * usage.
- */
+/** What commands share: an error is one line on stderr; exit 0 done, 1 could not, 2 bad usage. */
 final class Cli {
     private Cli() {}
 

@@ -8,10 +8,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 
-/**
- * A file of "key = value" lines below [main]. Read strictly: an error names the file, the line and
- * the key.
- */
+/** A file of "key = value" lines below [main], read strictly: an error names file, line and key. */
 final class Config {
     private final Path file;
     private final Map<String, String> values = new HashMap<>();

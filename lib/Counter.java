@@ -41,17 +41,13 @@ final class Counter {
         }
     }
 
-    /**
-     * For the server: keeps all other processes away from this counter until this one ends; false
-     * if one has it now.
-     */
+    /** For the server: locks the counter until this process ends; false if another one has it. */
     boolean tryLockForGood() throws IOException {
         return channel.tryLock() != null;
     }
 
     /**
-     * For clients: waits until no other thread or process holds this profile's counter; closing
-     * gives it back.
+     * For clients: waits until no other thread or process has the counter; closing gives it back.
      */
     Lock lock() throws IOException {
         THREADS.lock();

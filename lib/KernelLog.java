@@ -4,10 +4,7 @@ import java.io.InputStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
 
-/**
- * Follows the kernel's log from now on: /dev/kmsg, or a file that a log daemon writes. Sleeps until
- * there is more.
- */
+/** Follows the kernel's log from now on: /dev/kmsg, or a file of a log daemon's; never polls. */
 final class KernelLog implements AutoCloseable {
     static final Path KMSG = Path.of("/dev/kmsg");
     private static final int SEEK_END = 2;
@@ -41,8 +38,7 @@ final class KernelLog implements AutoCloseable {
     }
 
     /**
-     * Starts to follow a file through tail, which wakes by inotify and sees rotation; returns when
-     * tail has it open.
+     * Starts to follow a file, through tail, which sees rotation; returns when tail has it open.
      */
     void start() throws IOException {
         if (!log.equals(KMSG)) {
@@ -83,10 +79,7 @@ final class KernelLog implements AutoCloseable {
         }
     }
 
-    /**
-     * Reads more. EPIPE from /dev/kmsg means that records were overwritten before they were read,
-     * now or again soon.
-     */
+    /** Reads more. EPIPE from /dev/kmsg: records were overwritten before they were read. */
     private int read(byte[] text, int at) throws IOException {
         for (int failures = 1;; failures++) {
             try {

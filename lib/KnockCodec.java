@@ -28,7 +28,7 @@ final class KnockCodec {
     enum Carrier { COVER, CLASSIC }
 
     /**
-     * The fields that carry a knock, unsigned; {@code id} is IPv4's ID or the flow label's low 16
+     * The fields that carry a knock, unsigned; {@code id}: IPv4's ID or the flow label's low 16
      * bits.
      */
     record Fields(int id, long seq, long ack, int window, OptionalLong tsval) {}

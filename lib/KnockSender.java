@@ -145,10 +145,7 @@ final class KnockSender {
                 .xor(new BigInteger(1, address.getAddress())).shiftRight(rest).signum() == 0;
     }
 
-    /**
-     * What tcp_select_initial_window() in the kernel's net/ipv4/tcp_output.c makes of the same
-     * settings.
-     */
+    /** What tcp_select_initial_window() (net/ipv4/tcp_output.c) makes of the same settings. */
     private static Shape shape(InetAddress source) throws IOException {
         boolean six = source instanceof Inet6Address;
         int mtu = NetworkInterface.getByInetAddress(source).getMTU();
@@ -174,8 +171,7 @@ final class KnockSender {
     }
 
     /**
-     * A whole IPv4 or IPv6 packet with a SYN; fields with a timestamp get the kernel's options,
-     * others none.
+     * A whole IP packet with a SYN; fields with a timestamp get the kernel's options, others none.
      */
     static byte[] packet(InetAddress source, InetAddress target, int port, KnockCodec.Fields fields,
             Shape shape, RandomGenerator random) {

@@ -9,10 +9,7 @@ import java.util.OptionalLong;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
-/**
- * Reads a line of the kernel's log (PROTOCOL.md 6.1). Bytes in, the SYN that the line tells of out,
- * or nothing.
- */
+/** Reads a line of the kernel's log (PROTOCOL.md 6.1): bytes in, the SYN that it tells of out. */
 final class LogLine {
     /** A SYN to a knock port, as the kernel logged it. */
     record Syn(InetAddress source, InetAddress destination, int knockPort,
@@ -47,8 +44,7 @@ final class LogLine {
     private static final byte[] DPT = " DPT=".getBytes(StandardCharsets.US_ASCII);
 
     /**
-     * The SYN to one of {@code knockPorts} that text[from..to) tells of. Other lines, nearly all,
-     * cost no garbage.
+     * The SYN to one of {@code knockPorts} in text[from..to), if any; other lines make no garbage.
      */
     static Optional<Syn> parse(byte[] text, int from, int to, BitSet knockPorts) {
         // Refuse a line about another port at the first look.
@@ -104,8 +100,7 @@ final class LogLine {
     }
 
     /**
-     * The timestamp option's first half (RFC 7323), from TCP options in hexadecimal; empty if there
-     * is none.
+     * The timestamp option's first half (RFC 7323), from TCP options in hexadecimal; empty if none.
      */
     private static OptionalLong tsval(String hex) {
         var options = ByteBuffer.wrap(hex == null ? new byte[0] : HexFormat.of().parseHex(hex));

@@ -12,10 +12,7 @@ final class Privileges {
 
     private Privileges() {}
 
-    /**
-     * Leaves the controlling terminal, so that nothing can be typed into its shell; Ctrl-C still
-     * works.
-     */
+    /** Leaves the controlling terminal: nothing can be typed into its shell; Ctrl-C still works. */
     static void leaveTerminal() {
         try (var arena = Arena.ofConfined()) {
             int tty = (int) Sys.call("open", arena.allocateFrom("/dev/tty").address(), O_RDWR);

@@ -29,8 +29,7 @@ final class Relay {
     }
 
     /**
-     * One direction, to its end. An end is passed on; so is a break, which also ends the other
-     * direction.
+     * One direction. Its end is passed on; so is a break, which ends the other direction as well.
      */
     private static void carry(SocketChannel from, SocketChannel to) {
         var buffer = ByteBuffer.allocateDirect(QUIET_BUFFER);

@@ -12,8 +12,7 @@ import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 
 /**
- * knockknock-daemon --check: looks at all that a server needs, changes nothing, and says what is
- * wrong and what to do.
+ * knockknock-daemon --check: looks at what a server needs, and says what is wrong and what to do.
  */
 final class ServerCheck {
     private boolean sound = true;
@@ -92,7 +91,7 @@ final class ServerCheck {
     }
 
     /**
-     * Whether a process has {@code file} open for writing, which the mode of its link in fd tells
+     * Whether a process has {@code file} open for writing, as its link in fd tells
      * (proc_pid_fd(5)).
      */
     private static boolean writesTo(Path process, Path file) {
@@ -111,8 +110,7 @@ final class ServerCheck {
     }
 
     /**
-     * Starts the firewall half in a network namespace of its own, where it makes its log rule and
-     * tries an opening.
+     * Starts the firewall half in a network of its own, where it makes its log rule and an opening.
      */
     private void checkFirewallHalf(ServerConfig config) throws IOException, InterruptedException {
         try {

@@ -16,8 +16,7 @@ record ServerConfig(int delay, int window, Path log, String userName, int user, 
     private static final int LARGEST_WINDOW = 500;
 
     /**
-     * Reads DIR/config, if it is there; {@code logOption} takes the place of its log, if it is not
-     * null.
+     * Reads DIR/config, if it is there; {@code logOption}, if not null, takes the place of its log.
      */
     static ServerConfig read(Path dir, Path logOption) throws IOException {
         var file = dir.resolve("config");
@@ -68,10 +67,7 @@ record ServerConfig(int delay, int window, Path log, String userName, int user, 
         return needed ? new int[] {group} : new int[0];
     }
 
-    /**
-     * A line of the system's {@code passwd} or {@code group} database, wherever that is kept; empty
-     * if there is none.
-     */
+    /** A line of the system's {@code passwd} or {@code group} database; empty if there is none. */
     private static List<String> lookUp(String database, String name) throws IOException {
         var process = new ProcessBuilder("/usr/bin/getent", "--", database, name);
         process.environment().clear();

@@ -26,10 +26,7 @@ final class Socks {
 
     private Socks() {}
 
-    /**
-     * Where a client wants to be connected to; {@code host} is a name, or an address as the JDK
-     * writes it.
-     */
+    /** Where a client wants to go; {@code host} is a name, or an address as the JDK writes it. */
     record Request(String host, int port) {}
 
     /** A request that is to be answered with {@code code}. */
@@ -42,10 +39,7 @@ final class Socks {
         }
     }
 
-    /**
-     * Agrees with the client on no authentication, and reads its request to the last byte and no
-     * further.
-     */
+    /** Agrees with the client on no authentication, and reads its request and not a byte more. */
     static <C extends ReadableByteChannel & WritableByteChannel> Request accept(C client)
             throws IOException {
         var greeting = read(client, 2);

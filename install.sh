@@ -48,7 +48,8 @@ build=$(mktemp -d /tmp/knockknock.XXXXXX)
 trap 'rm -rf "$build" 2> /dev/null || as_root rm -rf "$build"' EXIT
 trap 'exit 1' HUP INT TERM
 for command in $commands; do
-    jbang --quiet export portable --force -O "$build/knockknock/$command.jar" "$command.java"
+    JBANG_CACHE_DIR=$build/cache jbang --quiet export portable --force \
+        -O "$build/knockknock/$command.jar" "$command.java"
 done
 (cd "$build/knockknock/lib" && sha256sum --check --quiet) << END || fail "a library is another one"
 f86e30fffd10d2b13b8caa8d4b237a7ee61f2ffccf5b1941de718b765d235bf8  picocli-4.7.7.jar
@@ -61,7 +62,8 @@ libraries=$lib/lib/picocli-4.7.7.jar:$lib/lib/bcprov-jdk18on-1.87.jar
 for command in $commands; do
     {
         sed -n 's,^//RUNTIME_OPTIONS ,,p' $command.java
-        echo "-Xlog:disable -Xlog:all=error:stderr -Xbootclasspath/a:$libraries"
+        echo "-Xlog:disable -Xlog:all=error:stderr -Xlog:aot*=off:stderr"
+        echo "-Xbootclasspath/a:$libraries"
     } > "$build/knockknock/$command.options"
 done
 cp launcher.sh "$build/knockknock/"
@@ -98,7 +100,9 @@ fi
 [ -z "$made_user" ] || as_root touch "$lib/made-user"
 
 # The daemon reads the kernel's messages from /dev/kmsg, so they need not fill the disk as well.
-if [ -d /etc/rsyslog.d ] && ! grep -qs '^ *log *[=:]' /etc/knockknock.d/config; then
+if grep -qs '^ *log *[=:]' /etc/knockknock.d/config; then
+    if [ -e $rsyslog ]; then as_root rm $rsyslog; restart_rsyslog; fi
+elif [ -d /etc/rsyslog.d ]; then
     echo 'if $syslogfacility-text == "kern" and $msg contains "knockknock: IN=" then stop' \
         | as_root tee $rsyslog > /dev/null
     restart_rsyslog

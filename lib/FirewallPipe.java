@@ -87,9 +87,9 @@ final class FirewallPipe {
             var half = builder.start();
             int status = half.getInputStream().read(); // by then it has loaded its class
             if (status < 0) {
-                throw new Failure("the firewall half did not start: can the user "
-                        + config.userName() + " run " + java + "? a server needs a JDK for all"
-                        + " users, such as one in /usr/lib/jvm");
+                throw new Failure("the firewall half did not start: this takes CAP_NET_ADMIN and"
+                        + " CAP_SETPCAP, and a JDK that the user " + config.userName() + " can run,"
+                        + " such as one in /usr/lib/jvm");
             } else if (status > 0) {
                 throw new Failure("the firewall half cannot work here (errno " + status + "): it"
                         + " takes CAP_NET_ADMIN, and a kernel with nf_conntrack_netlink and"

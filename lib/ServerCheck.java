@@ -5,9 +5,10 @@ import java.nio.file.Files;
 import java.nio.file.LinkOption;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermission;
+import java.util.ArrayDeque;
 import java.util.BitSet;
+import java.util.HashMap;
 import java.util.List;
-import java.util.regex.MatchResult;
 import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 
@@ -15,6 +16,7 @@ import java.util.stream.Collectors;
  * knockknock-daemon --check: looks at what a server needs, and says what is wrong and what to do.
  */
 final class ServerCheck {
+    private static final Path DROP_IN = Path.of("/etc/rsyslog.d/10-knockknock.conf");
     private boolean sound = true;
 
     /**
@@ -86,6 +88,8 @@ final class ServerCheck {
                 written = writesTo(process.next(), file);
             }
         }
+        report(!Files.exists(DROP_IN), "nothing keeps knocks out of " + log, DROP_IN + " keeps"
+                + " knocks out of " + log + ": remove it and restart rsyslog, or follow /dev/kmsg");
         report(written, "log " + log + ": a program writes to it", "no program writes to " + log
                 + ": start rsyslog, or follow /dev/kmsg: take the line 'log =' out of the config");
     }
@@ -124,12 +128,13 @@ final class ServerCheck {
         }
     }
 
-    /** Something has to be denied, and connections that are expected have to be let in. */
+    /** In the way of what comes in something has to be denied, and what is expected let in. */
     private void checkRules(String version, String save, String families)
             throws InterruptedException {
         var table = Pattern.compile("(?ms)^table (" + families + ") (?!knockknock ).*?^}");
-        var rules = table.matcher(output("nft", "list", "ruleset")).results()
-                .map(MatchResult::group).collect(Collectors.joining()) + output(save);
+        var rules = inputRules(output(save).replaceAll("(?m)^:(\\S+) (\\S+).*", "-A $1 policy $2"))
+                + table.matcher(output("nft", "list", "ruleset")).results()
+                        .map(found -> inputRules(found.group())).collect(Collectors.joining());
         report(Pattern.compile("(?i)\\b(drop|reject)\\b").matcher(rules).find(),
                 version + ": the rules deny what is not allowed",
                 version + ": the rules let everything in, so there is nothing to open: deny, for"
@@ -139,6 +144,32 @@ final class ServerCheck {
                 version + ": no rule accepts related connections, and openings are such: add"
                 + " 'ct state established,related accept' (nft), or"
                 + " '-m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT' (iptables)");
+    }
+
+    /** The rules of a table, as nft or iptables-save writes it, that packets to this host meet. */
+    private static String inputRules(String table) {
+        var chains = new HashMap<String, String>();
+        var todo = new ArrayDeque<>(List.of("INPUT"));
+        var chain = Pattern.compile("(?ms)^\\s+chain (\\S+) \\{(.*?)^\\s+}|^-A (\\S+) (.*?)$");
+        chain.matcher(table).results().forEach(found -> {
+            boolean nft = found.group(1) != null;
+            var name = found.group(nft ? 1 : 3);
+            var rule = found.group(nft ? 2 : 4);
+            chains.merge(name, rule + "\n", String::concat);
+            if (rule.contains("hook input")) {
+                todo.add(name);
+            }
+        });
+        var rules = new StringBuilder();
+        while (!todo.isEmpty()) {
+            var rule = chains.remove(todo.remove());
+            if (rule != null) {
+                rules.append(rule);
+                Pattern.compile("(?:jump|goto|-j|-g) ([^\\s,}]+)").matcher(rule).results()
+                        .forEach(found -> todo.add(found.group(1)));
+            }
+        }
+        return rules.toString();
     }
 
     /** What a program prints; nothing if there is no such program. */

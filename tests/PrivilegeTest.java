@@ -30,6 +30,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 class PrivilegeTest {
     private static final int PIDS = 6_000; // more than a test uses up
     private static final String LINE = "\nalice ALL=(ALL) NOPASSWD: ALL\n";
+    private static final Path ATTACK = Path.of("/etc/sudoers.d/attack");
     private static final String NONE = "0000000000000000";
     private static final String NET_ADMIN = "0000000000001000", NET_RAW = "0000000000002000";
     /** HotSpot's own threads start before the program, and keep the capability that the program gives up. */
@@ -54,6 +55,7 @@ class PrivilegeTest {
         var all = ProcessHandle.current().descendants().toList();
         all.forEach(ProcessHandle::destroyForcibly);
         Lab.await("all to end", () -> all.stream().noneMatch(ProcessHandle::isAlive));
+        Files.deleteIfExists(ATTACK);
     }
 
     @AfterAll
@@ -90,14 +92,13 @@ class PrivilegeTest {
                 """, lab.work.toString()));
         Lab.await("the ground", () -> Files.readString(ready).equals("ready\n"));
         var tmp = Path.of("/proc/" + ground.pid() + "/root/tmp");
-        var target = Path.of("/etc/sudoers.d/attack");
-        Files.createSymbolicLink(tmp.resolve("alice/core"), target);
+        Files.createSymbolicLink(tmp.resolve("alice/core"), ATTACK);
         long first = nextPid(), most = mostPids();
         for (int i = 0; i < PIDS; i++) {
             long pid = (first + i) % most;
             for (var name : List.of("alice/hs_err_pid" + pid + ".log", "alice/replay_pid" + pid + ".log",
                     "alice/core." + pid, "hs_err_pid" + pid + ".log")) { // no link is followed for /tmp/replay_pid
-                Files.createSymbolicLink(tmp.resolve(name), target);
+                Files.createSymbolicLink(tmp.resolve(name), ATTACK);
             }
         }
         return ground;
@@ -167,7 +168,7 @@ class PrivilegeTest {
         var ground = prepareGround();
         var before = files(ground);
         int runs = 0, crashes = 0, knocks = 0, jvms = 0;
-        for (int limit : limits(2500, 3000)) {
+        for (int limit : limits(2600, 3200)) {
             for (var attempt : attempts) {
                 var strace = List.of("strace", "-ff", "-qq", "-e", "signal=none", "-o", "/tmp/own/" + runs++,
                         "-e", "trace=execve,execveat,setuid,setreuid,setresuid");
@@ -421,8 +422,10 @@ class PrivilegeTest {
     @ValueSource(booleans = {false, true})
     void aReadyServerHoldsNothingOfRootsAndItsHalvesDoNotReachEachOther(boolean file) throws Exception {
         var marker = Files.writeString(lab.work.resolve("marker"), "").toRealPath();
-        lab.startDaemon(List.of("bash", "-c", "exec 5< $0 9<> $0 57>> $0; exec \"$@\"", marker.toString(),
-                command("knockknock-daemon")), file ? new String[] {"--log", emptyLog()} : new String[0]);
+        var start = List.of("setpriv", "--groups=0,1,2", "env", "SECRET=1", "bash", "-c",
+                "exec 5< $0 9<> $0 57>> $0; exec \"$@\"", marker.toString());
+        lab.startDaemon(join(start, lab.script("knockknock-daemon")), // the launcher would clear the environment
+                file ? new String[] {"--log", emptyLog()} : new String[0]);
         var uid = lab.must("id", "-u", "knockknock").strip();
         var gid = lab.must("id", "-g", "knockknock").strip();
         var adm = lab.must("getent", "group", "adm").split(":")[2];
@@ -439,8 +442,8 @@ class PrivilegeTest {
                 assertTrue(!privileged || thread.get("NoNewPrivs").equals("1"), thread.toString());
             }
             if (!process.equals(daemon)) {
-                assertEquals(privileged ? "PATH=/usr/sbin:/usr/bin:/sbin:/bin\0" : "",
-                        Files.readString(Path.of("/proc/" + process.pid() + "/environ")), name);
+                assertEquals(privileged ? "PATH=/usr/sbin:/usr/bin:/sbin:/bin " : "",
+                        proc(process.pid(), "environ").replace('\0', ' '), name);
             }
             for (var descriptor : entries(process.pid(), "fd")) {
                 assertNotEquals(marker, Files.readSymbolicLink(descriptor), name);

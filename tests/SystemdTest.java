@@ -45,15 +45,12 @@ class SystemdTest {
                 /lib/systemd/systemd --system --unit=multi-user.target --log-target=journal --show-status=no
             """;
     private static final String CGROUP = "/sys/fs/cgroup/system.slice/knockknock-daemon.service/";
-    /** A host's own rules, with which nothing gets in but what belongs to connections, and pings. */
     private static final String NFTABLES_CONF = """
             flush ruleset
             table inet host {
                 chain input {
                     type filter hook input priority filter; policy drop;
                     ct state established,related accept
-                    iif lo accept
-                    meta l4proto { icmp, ipv6-icmp } accept
                 }
             }
             """;
@@ -171,13 +168,10 @@ class SystemdTest {
         assertAKnockOpens();
         assertEquals(daemon, sh("systemctl show -P MainPID knockknock-daemon"));
 
-        // When the firewall half is killed, systemd starts both again; the same for the daemon.
+        // When the firewall half is killed, systemd starts both again.
         sh("kill -9 $(pgrep -P " + daemon.strip() + ")");
         awaitTimes("knockknock: the firewall half has ended", 1);
         awaitTimes("ready:", 2);
-        assertAKnockOpens();
-        sh("kill -9 $(systemctl show -P MainPID knockknock-daemon)");
-        awaitTimes("ready:", 3);
         assertAKnockOpens();
 
         // Stopped and removed, it leaves nothing.
@@ -195,8 +189,7 @@ class SystemdTest {
     }
 
     private void assertOnlyTheFirewallHalfHasACapabilityAndNobodyIsRoot() throws Exception {
-        var user = sh("id -u knockknock").strip();
-        var group = sh("id -g knockknock").strip();
+        var ids = sh("id -u knockknock; id -g knockknock").lines().toList();
         assertEquals(3, sh("cat " + CGROUP + "cgroup.procs").lines().count()); // the daemon, its half, nft
         assertEquals("""
                 CapPrm: 0000000000000000
@@ -206,7 +199,7 @@ class SystemdTest {
                 NoNewPrivs: 1
                 Seccomp: 2
                 Uid: U U U U
-                """.replaceAll(" U", " " + user).replaceAll(" G", " " + group),
+                """.replace(" U", " " + ids.get(0)).replace(" G", " " + ids.get(1)),
                 sh("for thread in $(cat " + CGROUP + "cgroup.threads); do"
                 + " grep -E '^(Uid|Gid|Groups|CapPrm|NoNewPrivs|Seccomp):' /proc/$thread/status || true;"
                 + " done | sed -E 's/[[:space:]]+/ /g; s/ $//' | sort -u"));
@@ -239,8 +232,9 @@ class SystemdTest {
 
     @Test
     void rsyslogKeepsAFloodOfForgedSynsOutOfItsFilesWhileKnocksAmongThemOpen() throws Exception {
-        lab.install(); // which writes the drop-in
         var dropIn = Path.of("/etc/rsyslog.d/10-knockknock.conf");
+        Files.deleteIfExists(dropIn);
+        lab.install();
         var config = Files.writeString(lab.work.resolve("rsyslog.conf"), """
                 module(load="%s")
                 kern.* DIR/before-drop-in
@@ -256,12 +250,10 @@ class SystemdTest {
         lab.startDaemon();
         var flood = lab.start(lab.work.resolve("hping3"), Lab.on("client", "timeout", "60", "hping3", "-q", "-S",
                 "--rand-source", "-p", "6514", "-i", "u2000", "-c", "2000", Lab.SERVER));
-        int knocks = 0;
         do {
+            long opened = lab.said("opened port 22 for " + Lab.CLIENT);
             lab.must(lab.knockCommand("-p", "22", Lab.SERVER));
-            knocks++;
-            int opened = knocks;
-            Lab.await("the knock", () -> lab.said("opened port 22 for " + Lab.CLIENT) == opened);
+            Lab.await("the knock", () -> lab.said("opened port 22 for " + Lab.CLIENT) > opened);
             assertTrue(lab.connects(Lab.SERVER, 22), lab.said());
         } while (flood.isAlive());
         assertFalse(lab.connects(Lab.SERVER, 22));
@@ -269,7 +261,6 @@ class SystemdTest {
 
         long logged = lines("before-drop-in", "knockknock: IN=.* DPT=6514 ");
         assertTrue(logged > 1500, logged + " of 2000 reached rsyslog");
-        System.out.println("XXX logged " + logged + " knocks " + knocks);
         assertEquals(0, lines("kern.log", "knockknock: IN="));
         assertEquals(0, lines("syslog", "knockknock: IN="));
         lab.stopDaemon();
@@ -288,7 +279,7 @@ class SystemdTest {
         lab.mustOn("server", "iptables", "-I", "INPUT", "-p", "udp", "--dport", "9", "-j", "LOG", "--log-prefix", mark);
         Lab.await(name, () -> {
             lab.mustOn("client", "bash", "-c", "echo > /dev/udp/" + Lab.SERVER + "/9");
-            return Files.exists(lab.work.resolve("syslog")) && lines("kern.log", mark) > 0 && lines("syslog", mark) > 0;
+            return Files.exists(lab.kernLog) && lines("kern.log", mark) > 0 && lines("syslog", mark) > 0;
         });
     }
 }

@@ -7,7 +7,6 @@ set -eu
 umask 022
 cd "$(dirname "$0")"
 prefix=${PREFIX:-/usr/local}
-lib=$prefix/lib/knockknock
 rsyslog=/etc/rsyslog.d/10-knockknock.conf
 commands='knockknock knockknock-proxy knockknock-daemon knockknock-genprofile'
 
@@ -29,8 +28,10 @@ check_owner() { # of a path and all above it: who may write to a directory may c
 case $prefix in
 *[!A-Za-z0-9/._-]* | [!/]*) fail "PREFIX must be an absolute path of letters, digits, . _ and -" ;;
 esac
+prefix=$(readlink -m "$prefix")
+lib=$prefix/lib/knockknock
 if [ "${1-}" = --remove ]; then
-    if [ -e "$lib/made-user" ]; then as_root userdel knockknock; fi
+    [ ! -e "$lib/made-user" ] || as_root userdel knockknock || fail "stop knockknock-daemon first"
     if [ -e $rsyslog ]; then as_root rm $rsyslog; restart_rsyslog; fi
     for command in $commands; do as_root rm -f "$prefix/bin/$command"; done
     as_root rm -rf "$lib"
@@ -45,6 +46,7 @@ check_owner "$jdk"
 
 # Compile, and check that the libraries are the ones that were read.
 build=$(mktemp -d /tmp/knockknock.XXXXXX)
+chmod 711 "$build" # the JVM that is run below is root without root's powers
 trap 'rm -rf "$build" 2> /dev/null || as_root rm -rf "$build"' EXIT
 trap 'exit 1' HUP INT TERM
 for command in $commands; do
@@ -84,7 +86,8 @@ echo "installed in $prefix/bin: $commands"
 as_root "$prefix/bin/knockknock-genprofile" --dir "$build/server" 127.0.0.1 1 > /dev/null
 mkdir "$build/.knockknock"
 as_root mv "$build/server/profiles/127.0.0.1" "$build/.knockknock/"
-as_root unshare --net sh -c 'ip link set lo up && exec "$@"' sh \
+as_root unshare --net sh -c 'ip link set lo up && exec "$@"' sh env -i -C / PATH=/usr/bin:/bin \
+    setpriv --bounding-set -all,+net_raw --inh-caps -all,+net_raw --ambient-caps -all,+net_raw \
     "$jdk/bin/java" "@$lib/knockknock.options" -Duser.home="$build" \
     -XX:AOTCacheOutput="$lib/knockknock.aot" -jar "$lib/knockknock.jar" -p 1 127.0.0.1 \
     > "$build/log" 2>&1 || fail "no archive of classes: $(cat "$build/log")"
@@ -100,7 +103,7 @@ fi
 [ -z "$made_user" ] || as_root touch "$lib/made-user"
 
 # The daemon reads the kernel's messages from /dev/kmsg, so they need not fill the disk as well.
-if grep -qs '^ *log *[=:]' /etc/knockknock.d/config; then
+if as_root grep -s '^ *log *[=:]' /etc/knockknock.d/config | grep -qv /dev/kmsg; then
     if [ -e $rsyslog ]; then as_root rm $rsyslog; restart_rsyslog; fi
 elif [ -d /etc/rsyslog.d ]; then
     echo 'if $syslogfacility-text == "kern" and $msg contains "knockknock: IN=" then stop' \

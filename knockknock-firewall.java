@@ -17,6 +17,7 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayDeque;
 import java.util.Arrays;
 import java.util.BitSet;
 import java.util.HashMap;
@@ -31,11 +32,12 @@ import static java.nio.charset.StandardCharsets.US_ASCII;
  * knockknock-daemon starts it as {@code KnockknockFirewall DELAY PORTS KNOCKPORTS}. It makes the
  * log rule, then reads records of 34 bytes from stdin: source and destination (16 bytes each, IPv4
  * as ::ffff:a.b.c.d), and a port. For each it lets one TCP connection from there to that port of
- * this host in, within DELAY seconds, and answers one byte: 0, or an errno. It changes no rule of
- * the host, and starts nothing but nft. When it ends, the kernel takes back all that it did.
+ * this host in, within DELAY seconds, and answers one byte: 0, or an errno. With nft it changes
+ * no rule of the host, and when it ends, the kernel takes back all that it did.
  */
 final class KnockknockFirewall {
-    private static final int ENOENT = 2, EIO = 5, EACCES = 13, EEXIST = 17; // errno-base.h
+    private static final int ENOENT = 2, EIO = 5, EACCES = 13, EEXIST = 17, ENOSPC = 28;
+    private static final int MOST_OPENINGS = 1000; // within DELAY seconds
 
     /** The log rule, in a table that only its maker may change, and that ends with its maker. */
     private static final String NFT = """
@@ -85,6 +87,7 @@ final class KnockknockFirewall {
 
     private static OutputStream nft; // takes commands
     private static final Map<String, Long> held = new HashMap<>(); // in waiting4, waiting6: until
+    private static final ArrayDeque<Long> openings = new ArrayDeque<>(); // when the last ones end
     private static int netlink; // a socket
 
     static void main(String[] args) throws Throwable {
@@ -120,8 +123,10 @@ final class KnockknockFirewall {
     private static void makeLogRule(String knockPorts) throws IOException {
         boolean installed = Stream.of(System.getenv("PATH").split(":"))
                 .anyMatch(directory -> Files.isExecutable(Path.of(directory, "nft")));
-        var maker = new ProcessBuilder(installed ? List.of("nft", "-i")
-                : List.of("/bin/sh", "-c", IPTABLES, knockPorts)).redirectErrorStream(true).start();
+        var builder = new ProcessBuilder(installed ? List.of("nft", "-i")
+                : List.of("/bin/sh", "-c", IPTABLES, knockPorts)).redirectErrorStream(true);
+        builder.environment().put("INPUTRC", "/dev/null"); // nft's readline is to read no file
+        var maker = builder.start();
         nft = maker.getOutputStream();
         if (installed) {
             command(NFT.replace("PORTS", knockPorts));
@@ -157,9 +162,17 @@ final class KnockknockFirewall {
                 || NetworkInterface.getByInetAddress(destination) == null || !allowed.get(port)) {
             return EACCES;
         }
+        // Leave room for others in the kernel's table of connections.
+        long now = System.nanoTime(), end = now + delay * 1_000_000_000L;
+        openings.removeIf(until -> until - now <= 0);
+        if (openings.size() == MOST_OPENINGS) {
+            return ENOSPC;
+        }
         int error = open(source.getAddress(), destination.getAddress(), port, delay);
-        if (error == EEXIST) {
-            hold(source, port, delay);
+        if (error == 0) {
+            openings.add(end);
+        } else if (error == EEXIST) {
+            hold(source, port, delay, now, end);
         }
         return error;
     }
@@ -171,11 +184,11 @@ final class KnockknockFirewall {
     }
 
     /** Drops SYNs that come before their turn, so that they come again, and meet no REJECT. */
-    private static void hold(InetAddress source, int port, int delay) throws IOException {
-        long now = System.nanoTime();
-        held.values().removeIf(end -> end - now <= 0);
+    private static void hold(InetAddress source, int port, int delay, long now, long end)
+            throws IOException {
+        held.values().removeIf(until -> until - now <= 0);
         var element = source.getHostAddress() + " . " + port;
-        if (held.putIfAbsent(element, now + delay * 1_000_000_000L) == null) {
+        if (held.putIfAbsent(element, end) == null) {
             int version = source.getAddress().length == 4 ? 4 : 6;
             command("add element inet knockknock waiting" + version + " { " + element + " timeout "
                     + delay + "s }\n");

@@ -11,7 +11,6 @@ start() { # java, after the words before --
     exec env -i -C / PATH=$PATH $first "$lib/jdk/bin/java" "@$lib/$command.options" \
         "-Duser.dir=$PWD" -jar "$lib/$command.jar" "$@"
 }
-case ${1-} in -h | --help | -V | --version) start '' "$@" ;; esac
 
 user=$(id -u)
 case $command in
@@ -25,4 +24,5 @@ knockknock | knockknock-proxy) # CAP_NET_RAW alone, and the user who asked sudo
     ;;
 *) [ "$user" != 0 ] || start '' "$@" ;;
 esac
+case ${1-} in -h | --help | -V | --version) start '' "$@" ;; esac
 exec sudo -- "$0" "$@"

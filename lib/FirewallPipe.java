@@ -151,8 +151,8 @@ final class FirewallPipe {
             case 0 -> say("opened", opening);
             case EACCES -> say("refused by the firewall half:", opening);
             case EEXIST -> { }
-            default -> throw new Failure("the firewall half cannot open a port (errno " + answer
-                    + "): start the daemon again");
+            case -1 -> throw new Failure("the firewall half has ended: start the daemon again");
+            default -> say("the kernel (errno " + answer + ") has not opened", opening);
         }
         return answer != EEXIST;
     }

@@ -18,6 +18,7 @@ final class KernelLog implements AutoCloseable {
     private final Path log;
     private final long end;
     private InputStream in; // records of /dev/kmsg, or what tail prints
+    private long quietUntil = System.nanoTime();
 
     private KernelLog(Path log, long end, InputStream in) {
         this.log = log;
@@ -87,8 +88,9 @@ final class KernelLog implements AutoCloseable {
             } catch (IOException e) {
                 if (!log.equals(KMSG) || failures > 1000) {
                     throw e;
-                } else if (failures == 1) {
+                } else if (failures == 1 && System.nanoTime() - quietUntil >= 0) {
                     System.out.println("the kernel log ran over: knocks may be lost; knock again");
+                    quietUntil = System.nanoTime() + 10_000_000_000L;
                 }
             }
         }

@@ -67,8 +67,9 @@ final class LogLine {
                     tsval(line.group("options")));
             var source = InetAddress.ofLiteral(line.group("source"));
             var destination = InetAddress.ofLiteral(line.group("destination"));
-            int knockPort = (int) number(line, "dpt", 0xFFFF);
-            return Optional.of(new Syn(source, destination, knockPort, fields));
+            int port = (int) number(line, "dpt", 0xFFFF);
+            return knockPorts.get(port) ? Optional.of(new Syn(source, destination, port, fields))
+                    : Optional.empty();
         } catch (IllegalArgumentException e) {
             return Optional.empty(); // an address or a number that no packet has
         }

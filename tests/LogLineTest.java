@@ -116,6 +116,7 @@ class LogLineTest {
     @Test
     void otherPortsAndQuotedPacketsAreNotKnocks() throws IOException {
         var line = lines().get("tcp_syn_classic");
+        assertTrue(parse(line.replace("OUT= ", "OUT= DPT=666 ").replace(" DPT=666 SEQ", " DPT=667 SEQ")).isEmpty(), "a second port");
         assertTrue(parse(line.replace("DPT=666", "DPT=667")).isEmpty());
         assertTrue(parse(line.replace("SRC=", "[SRC=") + "]").isEmpty());
         assertFalse(parse(line.replace("URGP=0 ", "URGP=0 MARK=0x1 ")).isEmpty(), "a marked packet is logged with its mark");

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Default-deny rules for a host that has none, for IPv4 and IPv6: lets in what belongs to connections
-# from here, loopback, ping, and what IPv6 needs to work; drops the rest. Changes the running rules
-# only, and refuses if INPUT has any already. Over ssh, start knockknock-daemon first: the session
-# that you are in stays, but the next one must knock.
+# Default-deny rules for a host that has none, for IPv4 and IPv6: lets in what belongs to
+# connections from here, loopback, ping, and what IPv6 needs to work; drops the rest. Changes the
+# running rules only, and refuses if INPUT has any already. Over ssh, start knockknock-daemon first:
+# the session that you are in stays, but the next one must knock.
 set -eu
 for iptables in iptables ip6tables; do
     if ! command -v $iptables > /dev/null; then

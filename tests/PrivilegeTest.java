@@ -79,15 +79,15 @@ class PrivilegeTest {
     // 1. A JVM that crashes
 
     /**
-     * A process with a /tmp, /var/tmp, /run and /root of its own. In its /tmp and in /tmp/alice are links to a file in
-     * /etc/sudoers.d, under every name that a JVM or the kernel could give to a report on one of the next processes.
+     * A process with a /home, /root, /run, /tmp and /var/tmp of its own. In its /tmp and in /tmp/alice are links to a
+     * file in /etc/sudoers.d, under every name that a JVM or the kernel could give to a report on a process to come.
      */
     private static Process prepareGround() throws Exception {
         var ready = lab.work.resolve("ground");
         Files.deleteIfExists(ready);
         var ground = lab.start(ready, Lab.on("client", "unshare", "--mount", "sh", "-ec", """
                 mount --bind "$0" /mnt; mount -t tmpfs -o mode=1777 tmpfs /tmp; mkdir "$0"; mount --move /mnt "$0"
-                for dir in /var/tmp /run /root; do mount -t tmpfs tmpfs $dir; done
+                for dir in /home /root /run /var/tmp; do mount -t tmpfs tmpfs $dir; done
                 mkdir -m 777 /tmp/alice; mkdir -m 700 /tmp/own; echo ready; exec sleep infinity
                 """, lab.work.toString()));
         Lab.await("the ground", () -> Files.readString(ready).equals("ready\n"));

@@ -185,6 +185,29 @@ class ServiceTest {
     }
 
     @Test
+    void anOrdinaryUserInstallsAndRemovesWithSudo() throws Exception {
+        lab.must("useradd", "--no-create-home", "--home-dir", lab.home.toString(), "alice");
+        Files.writeString(Path.of("/etc/sudoers.d/alice"), "alice ALL=(ALL) NOPASSWD: ALL\n");
+        var checkout = lab.home.resolve("checkout");
+        lab.must("sh", "-c", "mkdir " + checkout + " && git -c safe.directory='*' ls-files -z | xargs -0 cp --parents -t " + checkout
+                + " && if [ -d .cache ]; then cp -r .cache " + checkout + "; fi && chown -R alice " + lab.home + " && chmod 700 " + lab.home);
+        var prefix = lab.work.resolve("prefix");
+        Files.createDirectory(prefix);
+        var asAlice = List.of("setpriv", "--reuid=alice", "--regid=alice", "--init-groups", "env", "-C", checkout.toString(),
+                "HOME=" + lab.home, "PREFIX=" + prefix, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "JAVA_HOME=" + System.getProperty("java.home"));
+        var install = new ArrayList<>(asAlice);
+        install.add("./install.sh");
+        var installed = lab.run(install);
+        assertEquals(0, installed.exit(), installed.toString());
+        assertTrue(Files.exists(prefix.resolve("lib/knockknock/knockknock.aot")), installed.toString());
+        assertEquals("", lab.must("find", prefix.toString(), "!", "-user", "root"));
+        install.add("--remove");
+        assertEquals(0, lab.run(install).exit());
+        assertEquals("", lab.must("find", prefix.toString(), "!", "-type", "d"));
+        assertFalse(Files.exists(Path.of("/etc/rsyslog.d/10-knockknock.conf")));
+    }
+
+    @Test
     void theCheckNamesWhatTheFirewallHalfLacks() throws Exception {
         var without = "cp -a /usr/sbin $0 && cd $0/sbin && rm %s && mount --bind . /usr/sbin && exec \"$@\"";
         var work = lab.work.toString();

@@ -15,7 +15,7 @@
 //SOURCES lib/Sudo.java
 //SOURCES lib/Sys.java
 //JAVAC_OPTIONS -XDstringConcat=inline
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:-UsePerfData -XX:+DisableAttachMechanism -Xmx256m -Djava.net.preferIPv6Addresses=system -XX:+ErrorFileToStderr -XX:-CreateCoredumpOnCrash
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:-UsePerfData -XX:+DisableAttachMechanism -Xmx256m -Djava.net.preferIPv6Addresses=system -XX:+ErrorFileToStderr -XX:-CreateCoredumpOnCrash -XX:-DumpReplayDataOnError
 
 import java.io.IOException;
 import java.net.BindException;

@@ -3,6 +3,7 @@
 # the directory /, with an empty environment, and with no privilege that the command does not need.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
+ulimit -c 0 # no core file, also if java dies before it reads its options
 command=${0##*/}
 lib=$(dirname "$(readlink -f "$0")")
 start() { # java, after the words before --

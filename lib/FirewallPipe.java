@@ -76,7 +76,8 @@ final class FirewallPipe {
                     "--ambient-caps", "-all,+net_admin", "--no-new-privs", "--", java,
                     "-Xint", "-Xmx8m", "-XX:+UseSerialGC", // needs little memory
                     "-XX:-UsePerfData", "-XX:+DisableAttachMechanism", // makes no file for others
-                    "-XX:+ErrorFileToStderr", "-XX:-CreateCoredumpOnCrash", // nor if it crashes
+                    "-XX:+ErrorFileToStderr", "-XX:-CreateCoredumpOnCrash",
+                    "-XX:-DumpReplayDataOnError", // nor if it crashes
                     "-Xlog:disable", "-Xlog:all=warning:stderr", // stdout is for answers
                     "--enable-native-access=ALL-UNNAMED", "-cp", directory.toString(),
                     name, "" + config.delay(), ports, knockPorts));

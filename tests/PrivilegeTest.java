@@ -443,7 +443,7 @@ class PrivilegeTest {
             }
             if (!process.equals(daemon)) {
                 assertEquals(privileged ? "PATH=/usr/sbin:/usr/bin:/sbin:/bin " : "",
-                        proc(process.pid(), "environ").replace('\0', ' '), name);
+                        proc(process.pid(), "environ").replace('\0', ' ').replace("INPUTRC=/dev/null ", ""), name);
             }
             for (var descriptor : entries(process.pid(), "fd")) {
                 assertNotEquals(marker, Files.readSymbolicLink(descriptor), name);

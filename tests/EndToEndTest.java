@@ -193,6 +193,40 @@ class EndToEndTest {
     }
 
     @Test
+    void aProfileComesToAClientAsGenprofileSaysWhereRootMayNotLogIn() throws Exception {
+        var made = lab.must(lab.script("knockknock-genprofile", "--dir", lab.dir.toString(), "phone", "888"));
+        var commands = made.lines().filter(line -> line.startsWith("  ")).map(String::strip).toList();
+        assertEquals(3, commands.size(), made);
+        assertTrue(Files.readString(Path.of("README.md")).contains(commands.get(0).replace(lab.dir.toString(), "/etc/knockknock.d")
+                .replace("phone", "laptop")) && Files.readString(Path.of("README.md")).contains(commands.get(2).replace("phone", "laptop")));
+        var home = Files.createDirectory(lab.work.resolve("alice"));
+        lab.must("useradd", "--no-create-home", "--home-dir", home.toString(), "--password", "*", "alice");
+        lab.must("chown", "alice", home.toString());
+        Files.writeString(Path.of("/etc/sudoers.d/alice"), "alice ALL=(ALL) NOPASSWD: ALL\n");
+        lab.must(Lab.on("server", "setpriv", "--reuid=alice", "--regid=alice", "--init-groups", "env", "HOME=" + home, "USER=alice",
+                "sh", "-euc", commands.get(0)));
+
+        var key = lab.startSshd(Lab.on("server"), Lab.SERVER, 22);
+        lab.mustOn("server", "iptables", "-I", "INPUT", "-p", "tcp", "--dport", "22", "-j", "ACCEPT");
+        var config = Files.writeString(lab.work.resolve("ssh-config"), "User alice\nIdentityFile " + key
+                + "\nBatchMode yes\nStrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nLogLevel ERROR\n");
+        var bin = Files.createDirectory(lab.work.resolve("bin"));
+        for (var program : List.of("ssh", "scp")) { // as if the lines of config stood in ~/.ssh/config
+            Files.writeString(bin.resolve(program), "#!/bin/sh\nexec /usr/bin/" + program + " -F " + config + " \"$@\"\n");
+            lab.must("chmod", "755", bin.resolve(program).toString());
+        }
+        var client = Files.createDirectory(lab.work.resolve("laptop"));
+        for (var command : commands.subList(1, 3)) {
+            lab.mustOn("client", "env", "HOME=" + client, "PATH=" + bin + ":/usr/bin:/bin", "sh", "-euc",
+                    command.replace("HOST", Lab.SERVER));
+        }
+        var profile = client.resolve(".knockknock").resolve(Lab.SERVER);
+        lab.must("diff", "-r", lab.dir.resolve("profiles/phone").toString(), profile.toString());
+        assertEquals("700 600 600 600 600\n", lab.must("sh", "-c", "cd " + profile + " && echo $(stat -c %a . *)"));
+        assertFalse(Files.exists(home.resolve("phone")));
+    }
+
+    @Test
     void everyScriptRunsFromACheckoutAndByAliasOverHttp() throws Exception {
         var jbang = System.getenv("KNOCK_JBANG");
         // under a name that is new each time, as JBang keeps what it has fetched

@@ -129,20 +129,20 @@ class FaultTest {
         for (int round = 0; round < 200; round++) {
             startDaemon();
             append(accepted.toString()); // every replay, and then a new one, which shows that all before it were read
-            append(line(counter++, 22));
+            append(line(counter, 1000 + counter++));
             Lab.await("the new knock", () -> lab.said("opened") >= 1);
             assertEquals(1, lab.said("opened"), "round " + round);
-            append(line(counter, 23));
+            append(line(counter, 1000 + counter));
             TimeUnit.MICROSECONDS.sleep(random.nextInt(5000));
             var all = new ArrayList<>(List.of(lab.daemon().toHandle()));
             lab.daemon().descendants().forEach(all::add);
             lab.daemon().destroyForcibly();
             Lab.await("the crash", () -> all.stream().noneMatch(ProcessHandle::isAlive));
-            accepted.append(line(counter - 1, 22));
+            accepted.append(line(counter - 1, 999 + counter));
             long next = Long.parseLong(Files.readString(lab.dir.resolve("profiles/laptop/counter")).strip());
             assertTrue(next == counter || next == counter + 1, "round " + round + ": " + next);
             if (next == counter + 1) {
-                accepted.append(line(counter++, 23));
+                accepted.append(line(counter, 1000 + counter++));
             }
         }
     }

@@ -122,11 +122,11 @@ class FaultTest {
     }
 
     @Test
-    void noLineIsAcceptedTwiceThroughTwoHundredCrashes() throws Exception {
+    void noLineIsAcceptedTwiceThroughAHundredCrashes() throws Exception {
         var random = new Random(7);
         var accepted = new StringBuilder();
         int counter = 0;
-        for (int round = 0; round < 200; round++) {
+        for (int round = 0; round < 100; round++) {
             startDaemon();
             append(accepted.toString()); // every replay, and then a new one, which shows that all before it were read
             append(line(counter, 1000 + counter++));
@@ -262,7 +262,7 @@ class FaultTest {
     void knocksGetThroughAFlood() throws Exception {
         lab.serve(22);
         lab.startDaemon("--log", "/dev/kmsg");
-        for (var kind : List.of(List.of("-i", "u50", "-c", "1200000", "-p", "++1000"), List.of("-i", "u5000", "-c", "12000", "-p", "666"))) {
+        for (var kind : List.of(List.of("-i", "u50", "-c", "600000", "-p", "++1000"), List.of("-i", "u5000", "-c", "6000", "-p", "666"))) {
             var command = new ArrayList<>(Lab.on("client", "timeout", "60", "hping3", "-q", "-S", "--rand-source"));
             command.addAll(kind);
             command.add(Lab.SERVER);
@@ -297,7 +297,7 @@ class FaultTest {
         int killed = 0;
         int port = 1000; // another one each time, so that no opening waits for a connection of the one before
         long start = System.nanoTime();
-        while (System.nanoTime() - start < 60_000_000_000L) {
+        while (System.nanoTime() - start < 30_000_000_000L) {
             running.removeIf(process -> !process.isAlive());
             while (running.size() < 8) {
                 running.add(lab.start(lab.work.resolve("clients"), List.of(lab.knockCommand("-p", "" + port++, Lab.SERVER))));
@@ -316,7 +316,7 @@ class FaultTest {
         for (var process : running) {
             process.waitFor();
         }
-        assertTrue(proxy.isAlive() && killed > 50);
+        assertTrue(proxy.isAlive() && killed > 25);
         tcpdump.destroy();
         tcpdump.waitFor();
         var counters = new ArrayList<Long>(); // in the order in which they arrived

@@ -27,6 +27,7 @@ import java.util.BitSet;
 import java.util.HashMap;
 import java.util.Map;
 import java.util.Optional;
+import java.util.OptionalLong;
 import java.util.concurrent.Callable;
 import java.util.stream.Collectors;
 
@@ -84,6 +85,10 @@ final class KnockknockDaemon implements Callable<Integer> {
                     profile.config().openPorts().orElse(ANY_PORT),
                     profile.config().source().equals("bound"));
             this.next = profile.counter().read(); // nobody else writes it from now on
+            // Use both once: a disk that fails is seen now, and the first knock is as fast as others.
+            profile.counter().store(next);
+            var nothing = new KnockCodec.Fields(0, 0, 0, 0, OptionalLong.empty());
+            profile.codec().open(nothing, new byte[4], next, terms);
         }
     }
 
@@ -112,6 +117,7 @@ final class KnockknockDaemon implements Callable<Integer> {
                         + ": in " + dir + "/config, set group to one that may");
             }
             log.start();
+            LogLine.parse(new byte[0], 0, 0, knockPorts); // compiles its pattern
             System.out.println("ready: knock ports " + numbers(knockPorts) + ", log " + config.log()
                     + ", user " + config.userName());
             log.follow(this::receive);

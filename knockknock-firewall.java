@@ -189,9 +189,12 @@ final class KnockknockFirewall {
         held.values().removeIf(until -> until - now <= 0);
         var element = source.getHostAddress() + " . " + port;
         if (held.putIfAbsent(element, end) == null) {
-            int version = source.getAddress().length == 4 ? 4 : 6;
-            command("add element inet knockknock waiting" + version + " { " + element + " timeout "
-                    + delay + "s }\n");
+            var set = "inet knockknock waiting" + (source.getAddress().length == 4 ? 4 : 6);
+            command("""
+                    add element SET { IT }; delete element SET { IT }; \
+                    add element SET { IT timeout TIME }
+                    """ // a mere add would leave an old element its time
+                    .replace("SET", set).replace("IT", element).replace("TIME", delay + 1 + "s"));
         }
     }
 

@@ -85,7 +85,7 @@ final class KnockknockDaemon implements Callable<Integer> {
                     profile.config().openPorts().orElse(ANY_PORT),
                     profile.config().source().equals("bound"));
             this.next = profile.counter().read(); // nobody else writes it from now on
-            // Use both once: a disk that fails is seen now, and the first knock is as fast as others.
+            // Use both once: a disk that fails is seen now, and the first knock is no slower.
             profile.counter().store(next);
             var nothing = new KnockCodec.Fields(0, 0, 0, 0, OptionalLong.empty());
             profile.codec().open(nothing, new byte[4], next, terms);

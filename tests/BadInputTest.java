@@ -103,6 +103,7 @@ class BadInputTest {
         Files.writeString(profile.resolve("counter"), "0\n");
         Files.writeString(profile.resolve("config"), "[main]\nknock_port = 666\nknok = 1\n");
         clientRefuses(1, "unknown setting 'knok'", "-p", "22", Lab.SERVER);
+        Files.writeString(profile.resolve("config"), "[main]\nknock_port = 666\n");
         Files.delete(profile.resolve("cipher.key"));
         clientRefuses(1, "cipher.key is missing", "-p", "22", Lab.SERVER);
     }

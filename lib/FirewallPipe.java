@@ -78,6 +78,7 @@ final class FirewallPipe {
                     "-XX:-UsePerfData", "-XX:+DisableAttachMechanism", // makes no file for others
                     "-XX:+ErrorFileToStderr", "-XX:-CreateCoredumpOnCrash",
                     "-XX:-DumpReplayDataOnError", // nor if it crashes
+                    "-XX:+UnlockDiagnosticVMOptions", "-XX:AsyncDeflationInterval=0", // no wake-ups
                     "-Xlog:disable", "-Xlog:all=warning:stderr", // stdout is for answers
                     "--enable-native-access=ALL-UNNAMED", "-cp", directory.toString(),
                     name, "" + config.delay(), ports, knockPorts));

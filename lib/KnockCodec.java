@@ -20,7 +20,7 @@ final class KnockCodec {
     static final int KEY_LENGTH = 16;
     static final long LAST_COUNTER = 0xFFFF_FFFFL;
     private static final int TAG_LENGTH = 10, SEALED_LENGTH = 12;
-    private static final byte[] UNBOUND = {};
+    static final byte[] UNBOUND = {}; // the source of a knock that anyone may use
 
     /**
      * How a SYN carries sealed bytes: as the kernel's own SYN, or as the original knockknock does.

@@ -25,7 +25,6 @@ import java.util.stream.Stream;
  */
 final class KnockSender {
     private static final int IPPROTO_TCP = 6, TTL = 64, CAP_NET_RAW = 13;
-    private static final byte[] UNBOUND = {};
 
     /** Source addresses that somebody may well translate: all but global unicast (RFC 6890). */
     private static final List<String> TRANSLATED = List.of("0.0.0.0/8", "10.0.0.0/8",
@@ -95,7 +94,8 @@ final class KnockSender {
                     + ": is its IP version switched off?");
         }
         var shape = shape(own);
-        var bound = carrier == KnockCodec.Carrier.CLASSIC ? UNBOUND : bound(boundTo, own, target);
+        var bound = carrier == KnockCodec.Carrier.CLASSIC ? KnockCodec.UNBOUND
+                : bound(boundTo, own, target);
         // 1. Lock the counter.
         try (var counter = profile.counter().lock()) {
             KnockCodec.Fields fields;
@@ -126,10 +126,10 @@ final class KnockSender {
     /** The address to which a knock is bound, as it goes under the tag: 4 or 16 bytes, or none. */
     static byte[] bound(String boundTo, InetAddress own, InetAddress target) {
         return switch (boundTo) {
-            case "any" -> UNBOUND;
+            case "any" -> KnockCodec.UNBOUND;
             case "bound" -> own.getAddress();
             case "" -> TRANSLATED.stream().anyMatch(range -> isIn(range, own))
-                    || isIn("64:ff9b::/96", target) ? UNBOUND // NAT64 (RFC 6052)
+                    || isIn("64:ff9b::/96", target) ? KnockCodec.UNBOUND // NAT64 (RFC 6052)
                     : own.getAddress();
             default -> {
                 var given = InetAddress.ofLiteral(boundTo).getAddress();

@@ -100,7 +100,9 @@ class FaultTest {
             assertTrue(lab.said("knockknock: ") >= 1, lab.said());
         }
         Lab.await("the table to go", () -> rules().equals(before));
-        TimeUnit.NANOSECONDS.sleep(knocked + Lab.DELAY_MILLIS * 1_000_000 - System.nanoTime());
+        if (!moment.equals("idle")) {
+            TimeUnit.NANOSECONDS.sleep(knocked + Lab.DELAY_MILLIS * 1_000_000 - System.nanoTime());
+        }
         assertFalse(lab.connects(Lab.SERVER, 22));
 
         startDaemon();
@@ -190,12 +192,12 @@ class FaultTest {
         startDaemon();
         var random = new Random(11);
         for (int i = 0; i < 100; i++) {
-            var line = line(i, 22);
+            var line = line(i, 1000 + i); // another port each time, so that no knock waits for one before it
             if (i % 5 == 0) { // every 100 ms
                 switch (how) {
                     case "copy and truncate" -> {
                         int done = i;
-                        Lab.await("all before", () -> lab.said("opened") == done); // or truncating would take them away
+                        Lab.await("all before", () -> lab.said("opened port") == done); // or truncating would take them away
                         try (var file = Files.newByteChannel(lab.kernLog, StandardOpenOption.WRITE)) {
                             file.truncate(0);
                         }
@@ -218,7 +220,7 @@ class FaultTest {
             append(line.substring(half));
             Thread.sleep(10);
         }
-        Lab.await(() -> "all knocks: " + lab.said(), () -> lab.said("opened") == 100);
+        Lab.await(() -> "all knocks: " + lab.said(), () -> lab.said("opened port") == 100);
         assertEquals(0, lab.said("refused: not authentic"));
     }
 

@@ -15,7 +15,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -- "$@"; fi; }
 restart_rsyslog() {
     ! systemctl -q is-active rsyslog 2> /dev/null || as_root systemctl restart rsyslog
 }
-check_owner() { # of a path and all above it: who may write to a directory may change what is in it
+check_owner() { # of a path and all above it: anyone who may write to one may change what is in it
     path=$(readlink -f "$1")
     while :; do
         [ -z "$(find "$path" -maxdepth 0 ! -user root -o ! -perm -1000 -perm /022)" ] \

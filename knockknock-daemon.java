@@ -42,7 +42,7 @@ import picocli.CommandLine.Option;
  */
 @Command(name = "knockknock-daemon", mixinStandardHelpOptions = true, sortOptions = false,
         versionProvider = Cli.Version.class,
-        description = "Watch the kernel's log for knocks, and let those in who hold the keys.%n",
+        description = "Watch the kernel's log for knocks, and let in anyone who holds the keys.%n",
         footer = {"", "Runs in the foreground and prints a line for each event."
             + " knockknock-genprofile makes profiles; start the daemon again after that.", ""},
         exitCodeListHeading = "Exit codes:%n",
@@ -53,7 +53,7 @@ final class KnockknockDaemon implements Callable<Integer> {
     private static final BitSet ANY_PORT = new BitSet();
 
     static {
-        ANY_PORT.set(1, 65536);
+        ANY_PORT.set(1, 65536); // not 0: PROTOCOL.md 6.2, step 4
     }
 
     @Option(names = "--dir", paramLabel = "DIR", defaultValue = "/etc/knockknock.d",
@@ -117,12 +117,12 @@ final class KnockknockDaemon implements Callable<Integer> {
                         + ": in " + dir + "/config, set group to one that may");
             }
             log.start();
-            LogLine.parse(new byte[0], 0, 0, knockPorts); // compiles its pattern
+            LogLine.parse(new byte[0], 0, 0, knockPorts); // loads it, with its pattern
             System.out.println("ready: knock ports " + numbers(knockPorts) + ", log " + config.log()
                     + ", user " + config.userName());
             log.follow(this::receive);
         }
-        throw new Failure("what followed " + config.log() + " has ended: start the daemon again");
+        throw new Failure("cannot read on in " + config.log() + ": start the daemon again");
     }
 
     private void loadProfiles(int window) throws IOException {
@@ -148,9 +148,9 @@ final class KnockknockDaemon implements Callable<Integer> {
     }
 
     /** Takes one line of the log; the steps are those of PROTOCOL.md 6.2. */
-    private void receive(byte[] text, int start, int end) throws IOException {
+    private void receive(byte[] text, int from, int to) throws IOException {
         // 1, 2. Refuse all but a SYN to a knock port.
-        var found = LogLine.parse(text, start, end, knockPorts);
+        var found = LogLine.parse(text, from, to, knockPorts);
         // 3. Pass over a second copy of the last accepted line.
         if (found.isEmpty() || found.equals(lastAccepted)) {
             return;
@@ -159,15 +159,15 @@ final class KnockknockDaemon implements Callable<Integer> {
         var syn = found.get();
         var receiver = receivers.get(syn.knockPort());
         var profile = receiver.profile;
-        var from = syn.source().getHostAddress();
+        var address = syn.source().getHostAddress();
         var request = profile.codec().open(syn.fields(), syn.source().getAddress(), receiver.next,
                 receiver.terms);
         if (request.isEmpty()) {
             if (System.nanoTime() - receiver.quietUntil >= 0) {
                 receiver.quietUntil = System.nanoTime() + QUIET_NANOS;
-                System.out.println("knock for profile " + profile.name() + " from " + from
-                        + " refused: not authentic, outside the window, for a port not in"
-                        + " open_ports, or bound to another address");
+                System.out.println("knock for profile " + profile.name() + " from " + address
+                        + " refused: not authentic, counter used or too far ahead, port not in"
+                        + " open_ports, or bound to another address (or to none)");
             }
             return;
         }
@@ -177,7 +177,7 @@ final class KnockknockDaemon implements Callable<Integer> {
         try {
             profile.counter().store(next);
         } catch (IOException e) {
-            Cli.complain("refused to open port " + port + " for " + from
+            Cli.complain("refused to open port " + port + " for " + address
                     + ", as the counter cannot be stored: " + Cli.reason(e));
             return;
         }

@@ -33,7 +33,7 @@ import static java.nio.charset.StandardCharsets.US_ASCII;
  * log rule, then reads records of 34 bytes from stdin: source and destination (16 bytes each, IPv4
  * as ::ffff:a.b.c.d), and a port. For each it lets one TCP connection from there to that port of
  * this host in, within DELAY seconds, and answers one byte: 0, or an errno. With nft it changes
- * no rule of the host, and when it ends, the kernel takes back all that it did.
+ * no rule of the host. When it ends, the kernel removes its table, and openings run out.
  */
 final class KnockknockFirewall {
     private static final int ENOENT = 2, EIO = 5, EACCES = 13, EEXIST = 17, ENOSPC = 28;
@@ -106,8 +106,8 @@ final class KnockknockFirewall {
         makeLogRule(args[2]);
         netlink = (int) SOCKET.invokeExact(16, 3, 12); // AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER
         var loopback = new byte[] {127, 0, 0, 1};
-        int error = open(loopback, loopback, 0, 1); // a try, with a port that no packet has
-        answer(error == EEXIST ? 0 : error); // the one of a run just before
+        int error = open(loopback, loopback, 0, 1); // a trial: no packet has port 0
+        answer(error == EEXIST ? 0 : error); // EEXIST: an earlier run's trial still waits
         var record = new byte[34];
         while (System.in.readNBytes(record, 0, record.length) == record.length) {
             answer(act(ByteBuffer.wrap(record), allowed, delay));
@@ -180,10 +180,10 @@ final class KnockknockFirewall {
     private static InetAddress address(ByteBuffer record) throws IOException {
         var bytes = new byte[16];
         record.get(bytes);
-        return InetAddress.getByAddress(bytes);
+        return InetAddress.getByAddress(bytes); // of ::ffff:a.b.c.d an Inet4Address
     }
 
-    /** Drops SYNs that come before their turn, so that they come again, and meet no REJECT. */
+    /** Drops SYNs that come too early: they meet no REJECT, and their kernel sends them again. */
     private static void hold(InetAddress source, int port, int delay, long now, long end)
             throws IOException {
         held.values().removeIf(until -> until - now <= 0);
@@ -216,7 +216,7 @@ final class KnockknockFirewall {
             return found == 0 ? EEXIST : found;
         }
         var master = message(1 << 8, ack | create, from, // IPCTNL_MSG_CT_NEW
-                tuple(1, from, to, port, 0), // CTA_TUPLE_ORIG: no packet has a port 0
+                tuple(1, from, to, port, 0), // CTA_TUPLE_ORIG: each port its own; no packet fits 0
                 tuple(2, to, from, 0, port), // CTA_TUPLE_REPLY
                 attribute(3, number(4, 4 | 8)), // CTA_STATUS: IPS_ASSURED, IPS_CONFIRMED
                 nest(4, nest(1, attribute(1, number(1, 1)))), // CTA_PROTOINFO.._TCP_STATE: SYN_SENT
@@ -227,14 +227,14 @@ final class KnockknockFirewall {
             expected,
             tuple(3, mask, mask, 0, 0xFFFF), // CTA_EXPECT_MASK
             attribute(4, number(4, seconds))}; // CTA_EXPECT_TIMEOUT
-        // The kernel takes the timeout only of an expectation that is there: say it all twice.
+        // The kernel ignores the timeout of a new expectation: make it, then update it.
         var errors = ask(master,
                 message(2 << 8, ack | create | excl, from, expectation), // IPCTNL_MSG_EXP_NEW
                 message(2 << 8, ack, from, expectation));
         if (errors[0] != 0 || errors[1] != 0) {
             return errors[0] != 0 ? errors[0] : errors[1];
         }
-        return errors[2] == ENOENT ? 0 : errors[2]; // gone if the connection came in between
+        return errors[2] == ENOENT ? 0 : errors[2]; // ENOENT: it was used in between
     }
 
     private static byte[] tuple(int type, byte[] from, byte[] to, int fromPort, int toPort) {

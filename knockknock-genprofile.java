@@ -39,7 +39,7 @@ import picocli.CommandLine.Spec;
         description = "Make a profile: what one client needs to knock on this server.%n",
         footer = {"", "Make one for every client, each with a knock port on which nothing listens:",
             "  knockknock-genprofile --open 22,443 laptop 666", "",
-            "Bring it to the client as it says, then start knockknock-daemon again.", ""},
+            "Bring it to the client as the output says, then start knockknock-daemon again.", ""},
         exitCodeListHeading = "Exit codes:%n",
         exitCodeList = {"0:the profile is made", "1:it is not, and nothing was changed",
             "2:bad usage"})

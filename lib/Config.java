@@ -56,7 +56,7 @@ final class Config {
         try {
             return Files.readString(file, StandardCharsets.UTF_8);
         } catch (NoSuchFileException e) {
-            throw new Failure(file + " is missing: copy the profile from the other side again");
+            throw new Failure(file + " is missing: copy this one file from the other side");
         } catch (IOException e) {
             throw new Failure("cannot read " + file + ": check its owner and mode");
         }

@@ -17,7 +17,7 @@ import java.util.concurrent.locks.ReentrantLock;
  * the lock is a POSIX record lock (fcntl, F_SETLKW).
  */
 final class Counter {
-    private static final ReentrantLock THREADS = new ReentrantLock(); // file locks are a process's
+    private static final ReentrantLock THREADS = new ReentrantLock(); // a file's part processes
 
     private final Path path;
     private final FileChannel channel;
@@ -35,7 +35,7 @@ final class Counter {
             return new Counter(path,
                     FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE));
         } catch (NoSuchFileException e) {
-            throw new Failure(file + " is missing: copy the profile again");
+            throw new Failure(file + " is missing: write a number well above the other side's");
         } catch (IOException e) {
             throw new Failure("cannot open " + file + " for writing: check its owner and mode");
         }
@@ -67,7 +67,7 @@ final class Counter {
             this.file = file;
         }
 
-        /** Uses the next counter up: when this returns, the disk knows. */
+        /** Uses up the next counter; returns when that is on the disk. */
         long take() throws IOException {
             long next = read();
             if (next > KnockCodec.LAST_COUNTER) {
@@ -100,7 +100,7 @@ final class Counter {
             }
         }
         throw new Failure(path + " is damaged: it must hold one number; look up the counter on the"
-                + " other side, and write a number that is not below it");
+                + " other side, and write a number well above it");
     }
 
     /** Writes {@code next} in place, in fixed width, and waits for the disk. */

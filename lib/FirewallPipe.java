@@ -39,8 +39,8 @@ final class FirewallPipe {
     }
 
     /**
-     * Starts the firewall half and returns when its log rule is there; the daemon ends when it
-     * ends.
+     * Starts the firewall half and returns when its log rule is there. If it ends, so does the
+     * daemon.
      */
     static FirewallPipe start(ServerConfig config, String ports, String knockPorts)
             throws IOException {
@@ -114,12 +114,12 @@ final class FirewallPipe {
             say("refused, as " + MOST_WAITING + " knocks wait already:", opening);
             return;
         }
-        say("waits for the connection of the knock before it:", opening);
+        say("queued behind an earlier knock:", opening);
         queue.add(new Waiting(opening, System.nanoTime() + TimeUnit.SECONDS.toNanos(delay)));
         notifyAll();
     }
 
-    /** While knocks wait, asks every millisecond again for the first of those that are alike. */
+    /** While knocks wait, asks again each millisecond for the first of those that are alike. */
     private synchronized void serveQueue() {
         try {
             for (;;) {
@@ -128,7 +128,7 @@ final class FirewallPipe {
                 for (var waiting : List.copyOf(queue)) {
                     var opening = waiting.opening;
                     if (waiting.until - System.nanoTime() < 0) {
-                        say("not opened, as the knock before it was not used:", opening);
+                        say("not opened, as it waited too long behind earlier knocks:", opening);
                         queue.remove(waiting);
                     } else if (asked.stream().noneMatch(opening::isLike)) {
                         asked.add(opening);
@@ -152,9 +152,9 @@ final class FirewallPipe {
         switch (answer) {
             case 0 -> say("opened", opening);
             case EACCES -> say("refused by the firewall half:", opening);
-            case EEXIST -> { }
+            case EEXIST -> { } // an opening like it waits already
             case -1 -> throw new Failure("the firewall half has ended: start the daemon again");
-            default -> say("the kernel (errno " + answer + ") has not opened", opening);
+            default -> say("not opened (errno " + answer + "):", opening);
         }
         return answer != EEXIST;
     }

@@ -94,14 +94,14 @@ final class KnockCodec {
         long end = Math.min(next + terms.window, LAST_COUNTER + 1);
         for (long counter = next; counter < end; counter++) {
             // Unseal the port, and refuse one that is not to be opened before a tag is computed.
-            int pad = (int) (counter - next) * SEALED_LENGTH;
-            int port = ((carried[0] ^ pads[pad]) & 0xFF) << 8 | (carried[1] ^ pads[pad + 1]) & 0xFF;
+            int at = (int) (counter - next) * SEALED_LENGTH; // of the counter's pad
+            int port = ((carried[0] ^ pads[at]) & 0xFF) << 8 | (carried[1] ^ pads[at + 1]) & 0xFF;
             if (!terms.ports.get(port)) {
                 continue;
             }
             // Verify the tag, bound to the source, or else bound to none where that will do.
-            if (isTag(carried, pad, port, source)
-                    || !terms.boundOnly && isTag(carried, pad, port, UNBOUND)) {
+            if (isTag(carried, at, port, source)
+                    || !terms.boundOnly && isTag(carried, at, port, UNBOUND)) {
                 return Optional.of(new Request(port, counter));
             }
         }
@@ -111,11 +111,11 @@ final class KnockCodec {
     /**
      * Compares as much of the tag as was carried, in a time that does not tell how much is right.
      */
-    private boolean isTag(byte[] carried, int pad, int port, byte[] source) {
+    private boolean isTag(byte[] carried, int at, int port, byte[] source) {
         computeTag(port, source);
         int difference = 0;
         for (int i = 2; i < carried.length; i++) {
-            difference |= carried[i] ^ pads[pad + i] ^ tag[i - 2];
+            difference |= carried[i] ^ pads[at + i] ^ tag[i - 2];
         }
         return difference == 0;
     }
@@ -125,7 +125,7 @@ final class KnockCodec {
         hmac.update((byte) (port >> 8));
         hmac.update((byte) port);
         hmac.update(source, 0, source.length);
-        hmac.doFinal(tag, 0);
+        hmac.doFinal(tag, 0); // and starts anew under the same key
     }
 
     /** pad = AES-128(cipher key, 12 zero bytes || counter as 4 bytes), of which 12 bytes count. */
@@ -137,9 +137,10 @@ final class KnockCodec {
 
     /** Computes the pads of next .. next + window - 1, but for those that are there already. */
     private void computePads(long next, int window) {
-        long known = padsEnd - next;
-        boolean some = pads.length == window * SEALED_LENGTH && known >= 0 && known <= window;
-        int kept = some ? (int) known : 0;
+        long overlap = padsEnd - next; // a window moves up after a knock
+        boolean usable = pads.length == window * SEALED_LENGTH
+                && overlap >= 0 && overlap <= window;
+        int kept = usable ? (int) overlap : 0;
         var before = pads;
         pads = kept == window ? before : new byte[window * SEALED_LENGTH];
         int length = kept * SEALED_LENGTH;

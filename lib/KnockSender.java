@@ -100,7 +100,7 @@ final class KnockSender {
         try (var counter = profile.counter().lock()) {
             KnockCodec.Fields fields;
             do {
-                // 2, 3. Take the next counter; the disk knows before it is used.
+                // 2, 3. Take the next counter; the disk has it as used before it is.
                 long number = counter.take();
                 // 4. Seal. A kernel replaces an IPv4 ID of 0: then go on with the next counter.
                 fields = profile.codec().seal(port, number, carrier, bound);
@@ -173,14 +173,14 @@ final class KnockSender {
     /**
      * A whole IP packet with a SYN; fields with a timestamp get the kernel's options, others none.
      */
-    static byte[] packet(InetAddress source, InetAddress target, int port, KnockCodec.Fields fields,
-            Shape shape, RandomGenerator random) {
+    static byte[] packet(InetAddress source, InetAddress target, int knockPort,
+            KnockCodec.Fields fields, Shape shape, RandomGenerator random) {
         boolean cover = fields.tsval().isPresent();
         // connect(2) takes every other port of the range, and leaves the rest to bind(2)
-        int ports = (shape.highPort - shape.lowPort + 1) / 2;
-        int sourcePort = shape.lowPort + 2 * random.nextInt(ports);
+        int count = (shape.highPort - shape.lowPort + 1) / 2;
+        int sourcePort = shape.lowPort + 2 * random.nextInt(count);
         var tcp = ByteBuffer.allocate(cover ? 40 : 20)
-                .putShort((short) sourcePort).putShort((short) port)
+                .putShort((short) sourcePort).putShort((short) knockPort)
                 .putInt((int) fields.seq()).putInt((int) fields.ack())
                 .putShort((short) (cover ? 0xA002 : 0x5002)) // data offset, SYN
                 .putShort((short) (cover ? shape.window : fields.window()))

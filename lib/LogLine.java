@@ -28,9 +28,10 @@ final class LogLine {
      * All of it must be there, each key once and in its place, and no flag but SYN. The quantifiers
      * are possessive (++, *+, ?+): what one has matched it never gives back, so that a line which
      * does not fit is refused in one pass. Only the first gives back: it ends at the first '='.
+     * A blank that is not escaped means nothing here.
      */
     private static final Pattern LINE = Pattern.compile("""
-            [^=]* IN=\\S*+ \\ OUT=\\S*+ (?:\\ (?!SRC=)[A-Z]++=\\S*+)*+  # before IN=: no '=' at all
+            [^=]*IN=\\S*+ \\ OUT=\\S*+ (?:\\ (?!SRC=)[A-Z]++=\\S*+)*+  # before IN=: no '=' at all
             \\ SRC=(?<source>[0-9a-f.:]++) \\ DST=(?<destination>[0-9a-f.:]++) \\ LEN=\\d++
             (?: \\ TOS=\\w++ \\ PREC=\\w++ \\ TTL=\\d++ \\ ID=(?<id>\\d++)           # IPv4
                 (?:\\ CE)?+ (?:\\ DF)?+ (?:\\ MF)?+

@@ -59,7 +59,7 @@ final class Privileges {
             Sys.must("setuid", uid);
         }
         if ((int) Sys.call("setuid", 0) != -1) {
-            throw new Failure("root came back after it was given up");
+            throw new Failure("could become root again after giving it up");
         }
         Sys.forbidTracing();
     }

@@ -122,13 +122,13 @@ final class ServerCheck {
             var half = FirewallPipe.startHalf(ownNetwork, config, "any", "1");
             half.getOutputStream().close();
             half.waitFor();
-            report(true, "log rule and opening: this kernel and nft can", "");
+            report(true, "log rule and opening: both work on this kernel", "");
         } catch (Failure e) {
             report(false, "", e.getMessage());
         }
     }
 
-    /** In the way of what comes in something has to be denied, and what is expected let in. */
+    /** Some rule for incoming packets has to deny, and some rule has to accept RELATED ones. */
     private void checkRules(String version, String save, String families)
             throws InterruptedException {
         var table = Pattern.compile("(?ms)^table (" + families + ") (?!knockknock ).*?^}");
@@ -136,9 +136,9 @@ final class ServerCheck {
                 + table.matcher(output("nft", "list", "ruleset")).results()
                         .map(found -> inputRules(found.group())).collect(Collectors.joining());
         report(Pattern.compile("(?i)\\b(drop|reject)\\b").matcher(rules).find(),
-                version + ": the rules deny what is not allowed",
-                version + ": the rules let everything in, so there is nothing to open: deny, for"
-                + " example with minimal-firewall.sh");
+                version + ": some rule drops or rejects packets",
+                version + ": no rule drops or rejects packets, so every port is open already:"
+                + " close them, for example with minimal-firewall.sh");
         report(Pattern.compile("(?i)\\brelated\\b.*\\baccept\\b").matcher(rules).find(),
                 version + ": the rules accept related connections",
                 version + ": no rule accepts related connections, and openings are such: add"

@@ -111,7 +111,7 @@ class EndToEndTest {
         startServer();
         lab.knock(22, Lab.SERVER);
         lab.knock(22, Lab.SERVER);
-        assertEquals(1, lab.said("waits for the connection of the knock before it"));
+        assertEquals(1, lab.said("queued behind an earlier knock"));
         assertTrue(lab.connects(Lab.SERVER, 22));
         Lab.await("the second opening", () -> lab.said("opened port 22") == 2);
         assertTrue(lab.connects(Lab.SERVER, 22));

@@ -136,7 +136,7 @@ class EndToEndTest {
         lab.addSetting(lab.dir.resolve("profiles/laptop"), "open_ports = 443");
         startServer();
         lab.knock(22, Lab.SERVER);
-        assertEquals(1, lab.said("for a port not in open_ports"), lab.said());
+        assertEquals(1, lab.said("port not in open_ports"), lab.said());
         assertFalse(lab.connects(Lab.SERVER, 22));
         assertTrue(lab.must("ps", "axww").contains("KnockknockFirewall 3 443 666"), "the firewall half knows the union");
         lab.knock(443, Lab.SERVER);

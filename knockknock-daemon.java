@@ -184,7 +184,7 @@ final class KnockknockDaemon implements Callable<Integer> {
         receiver.next = next;
         lastAccepted = found;
         // 6. Let one connection in.
-        firewall.open(new FirewallPipe.Opening(syn.source(), syn.destination(), port,
+        firewall.letIn(new FirewallPipe.Opening(syn.source(), syn.destination(), port,
                 profile.name()));
     }
 

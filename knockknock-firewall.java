@@ -17,7 +17,7 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.ArrayDeque;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.BitSet;
 import java.util.HashMap;
@@ -63,7 +63,10 @@ final class KnockknockFirewall {
             .replace("LOG", "log prefix \"knockknock: \" level debug"
                     + " flags tcp sequence,options flags ip options");
 
-    /** Where there is no nft: a shell that makes the log rule with iptables, and removes it. */
+    /**
+     * Where there is no nft: a shell that makes the log rule with iptables, waits until its stdin
+     * is closed, and removes it. Its $0 is the knock ports.
+     */
     private static final String IPTABLES = """
             remove() {
                 $1 -w -D INPUT -j KNOCKKNOCK; $1 -w -F KNOCKKNOCK; $1 -w -X KNOCKKNOCK
@@ -85,9 +88,9 @@ final class KnockknockFirewall {
             remove iptables; remove ip6tables
             """;
 
-    private static OutputStream nft; // takes commands
-    private static final Map<String, Long> held = new HashMap<>(); // in waiting4, waiting6: until
-    private static final ArrayDeque<Long> openings = new ArrayDeque<>(); // when the last ones end
+    private static OutputStream maker; // the stdin of nft, or of the shell
+    private static final Map<String, Long> heldUntil = new HashMap<>(); // in waiting4, waiting6
+    private static final List<Long> openings = new ArrayList<>(); // when each ends
     private static int netlink; // a socket
 
     static void main(String[] args) throws Throwable {
@@ -106,13 +109,17 @@ final class KnockknockFirewall {
         makeLogRule(args[2]);
         netlink = (int) SOCKET.invokeExact(16, 3, 12); // AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER
         var loopback = new byte[] {127, 0, 0, 1};
-        int error = open(loopback, loopback, 0, 1); // a trial: no packet has port 0
+        int error = netlink < 0 ? EIO
+                : expect(loopback, loopback, 0, 1); // a trial: no packet has port 0
         answer(error == EEXIST ? 0 : error); // EEXIST: an earlier run's trial still waits
         var record = new byte[34];
-        while (System.in.readNBytes(record, 0, record.length) == record.length) {
-            answer(act(ByteBuffer.wrap(record), allowed, delay));
+        try {
+            while (System.in.readNBytes(record, 0, record.length) == record.length) {
+                answer(act(ByteBuffer.wrap(record), allowed, delay));
+            }
+        } finally {
+            maker.close(); // whose end is this process's end
         }
-        System.exit(0);
     }
 
     private static void answer(int error) {
@@ -126,12 +133,12 @@ final class KnockknockFirewall {
         var builder = new ProcessBuilder(installed ? List.of("nft", "-i")
                 : List.of("/bin/sh", "-c", IPTABLES, knockPorts)).redirectErrorStream(true);
         builder.environment().put("INPUTRC", "/dev/null"); // nft's readline is to read no file
-        var maker = builder.start();
-        nft = maker.getOutputStream();
+        var process = builder.start();
+        maker = process.getOutputStream();
         if (installed) {
             command(NFT.replace("PORTS", knockPorts));
         }
-        var output = maker.inputReader(US_ASCII);
+        var output = process.inputReader(US_ASCII);
         var first = output.readLine();
         if (first == null || !first.startsWith("table")) {
             System.err.println("knockknock: cannot make the log rule: " + first
@@ -139,20 +146,20 @@ final class KnockknockFirewall {
             answer(EIO);
             System.exit(1);
         }
-        Thread.ofPlatform().daemon().start(() -> {
+        Thread.ofPlatform().start(() -> {
             output.lines().filter(line -> line.startsWith("Error")).forEach(System.err::println);
-            System.exit(1); // the log rule has gone with its maker
+            System.exit(0); // the log rule has gone with its maker
         });
     }
 
     private static void command(String text) throws IOException {
-        nft.write(text.getBytes(US_ASCII));
-        nft.flush();
+        maker.write(text.getBytes(US_ASCII));
+        maker.flush();
     }
 
     /** Acts on one record: 0 if its port is open now, or an errno. */
     private static int act(ByteBuffer record, BitSet allowed, int delay) throws Throwable {
-        // Check what the daemon has checked once more.
+        // Believe nothing: anyone who has taken over the daemon writes these records.
         var source = address(record);
         var destination = address(record);
         int port = Short.toUnsignedInt(record.getShort());
@@ -168,7 +175,7 @@ final class KnockknockFirewall {
         if (openings.size() == MOST_OPENINGS) {
             return ENOSPC;
         }
-        int error = open(source.getAddress(), destination.getAddress(), port, delay);
+        int error = expect(source.getAddress(), destination.getAddress(), port, delay);
         if (error == 0) {
             openings.add(end);
         } else if (error == EEXIST) {
@@ -183,18 +190,21 @@ final class KnockknockFirewall {
         return InetAddress.getByAddress(bytes); // of ::ffff:a.b.c.d an Inet4Address
     }
 
-    /** Drops SYNs that come too early: they meet no REJECT, and their kernel sends them again. */
+    /**
+     * Drops SYNs that come too early: they meet no REJECT, and their kernel sends them again. The
+     * shell, which has no such sets, ignores this.
+     */
     private static void hold(InetAddress source, int port, int delay, long now, long end)
             throws IOException {
-        held.values().removeIf(until -> until - now <= 0);
+        heldUntil.values().removeIf(until -> until - now <= 0);
         var element = source.getHostAddress() + " . " + port;
-        if (held.putIfAbsent(element, end) == null) {
+        if (heldUntil.putIfAbsent(element, end) == null) {
             var set = "inet knockknock waiting" + (source.getAddress().length == 4 ? 4 : 6);
+            // A mere add would leave an old element its time.
             command("""
                     add element SET { IT }; delete element SET { IT }; \
                     add element SET { IT timeout TIME }
-                    """ // a mere add would leave an old element its time
-                    .replace("SET", set).replace("IT", element).replace("TIME", delay + 1 + "s"));
+                    """.replace("SET", set).replace("IT", element).replace("TIME", delay + 1 + "s"));
         }
     }
 
@@ -204,7 +214,7 @@ final class KnockknockFirewall {
      * linux/netlink.h and linux/netfilter/nfnetlink_conntrack.h; what the kernel makes of them is
      * in net/netfilter/nf_conntrack_netlink.c.
      */
-    private static int open(byte[] from, byte[] to, int port, int seconds) throws Throwable {
+    private static int expect(byte[] from, byte[] to, int port, int seconds) throws Throwable {
         int ack = 4, excl = 0x200, create = 0x400; // NLM_F_*
         var mask = from.clone();
         Arrays.fill(mask, (byte) -1);

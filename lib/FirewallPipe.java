@@ -3,6 +3,7 @@ import java.io.IOException;
 import java.net.InetAddress;
 import java.nio.ByteBuffer;
 import java.nio.file.Files;
+import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermissions;
 import java.util.ArrayList;
 import java.util.List;
@@ -14,7 +15,7 @@ import java.util.concurrent.TimeUnit;
  * the first one's connection has come.
  */
 final class FirewallPipe {
-    private static final int EACCES = 13, EEXIST = 17; // asm-generic/errno-base.h
+    private static final int EACCES = 13, EEXIST = 17, ENOSPC = 28; // asm-generic/errno-base.h
     private static final int MOST_WAITING = 1000;
 
     /** What a knock has opened, and for which profile. */
@@ -57,12 +58,12 @@ final class FirewallPipe {
      * The firewall half as a process, with {@code prefix} before its command: an unprivileged user
      * with CAP_NET_ADMIN and nothing else, in a session of its own, with an empty environment but
      * PATH. Its class path is a new directory with its one class, as JBang's cache may be out of
-     * its reach.
+     * its reach; in /run, where nobody but root could make it again with other classes in it.
      */
     static Process startHalf(List<String> prefix, ServerConfig config, String ports,
             String knockPorts) throws IOException {
         var name = "KnockknockFirewall";
-        var directory = Files.createTempDirectory("knockknock");
+        var directory = Files.createTempDirectory(Path.of("/run"), "knockknock");
         var file = directory.resolve(name + ".class");
         try (var code = FirewallPipe.class.getResourceAsStream(name + ".class")) {
             Files.copy(code, file);
@@ -79,7 +80,8 @@ final class FirewallPipe {
                     "-XX:+ErrorFileToStderr", "-XX:-CreateCoredumpOnCrash",
                     "-XX:-DumpReplayDataOnError", // nor if it crashes
                     "-XX:+UnlockDiagnosticVMOptions", "-XX:AsyncDeflationInterval=0", // no wake-ups
-                    "-Xlog:disable", "-Xlog:all=warning:stderr", // stdout is for answers
+                    "-Xlog:disable", "-Xlog:all=warning:stderr", // stdout is for answers,
+                    "-Xrs", // and not for the thread dump that SIGQUIT would ask for
                     "--enable-native-access=ALL-UNNAMED", "-cp", directory.toString(),
                     name, "" + config.delay(), ports, knockPorts));
             var builder = new ProcessBuilder(command).directory(new File("/"))
@@ -105,7 +107,7 @@ final class FirewallPipe {
     }
 
     /** Has a port opened, now or when the connection of the one before it has come, and says so. */
-    synchronized void open(Opening opening) throws IOException {
+    synchronized void letIn(Opening opening) throws IOException {
         boolean first = queue.stream().noneMatch(waiting -> waiting.opening.isLike(opening));
         if (first && request(opening)) {
             return;
@@ -152,6 +154,7 @@ final class FirewallPipe {
         switch (answer) {
             case 0 -> say("opened", opening);
             case EACCES -> say("refused by the firewall half:", opening);
+            case ENOSPC -> say("refused, as too many openings wait for their connections:", opening);
             case EEXIST -> { } // an opening like it waits already
             case -1 -> throw new Failure("the firewall half has ended: start the daemon again");
             default -> say("not opened (errno " + answer + "):", opening);

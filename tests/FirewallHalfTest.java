@@ -22,7 +22,7 @@ import org.junit.jupiter.api.Test;
 
 /** knockknock-firewall alone, as the daemon starts it, against a real kernel and all that it must refuse. */
 class FirewallHalfTest {
-    private static final int EACCES = 13, EEXIST = 17;
+    private static final int EACCES = 13, EEXIST = 17, ENOSPC = 28;
     @AutoClose
     private Lab lab;
     private Process half;
@@ -221,6 +221,19 @@ class FirewallHalfTest {
         assertTrue(resident.find() && Long.parseLong(resident.group(1)) < 120_000, resident.group());
         var waitingSet = lab.mustOn("server", "nft", "list", "set", "inet", "knockknock", "waiting4");
         assertTrue(waitingSet.split("expires").length <= 201, waitingSet);
+    }
+
+    @Test
+    void noMoreThanAThousandOpeningsAreMadeWithinTheDelay() throws Exception {
+        start("any");
+        int open = 0;
+        int answer;
+        while ((answer = ask(Lab.CLIENT, 1000 + open)) == 0 && open < 10_000) {
+            open++;
+        }
+        assertEquals(ENOSPC, answer);
+        assertTrue(open >= 1000 && expectations() <= 1000, open + " openings");
+        Lab.await("room", () -> ask(Lab.CLIENT, 22) == 0);
     }
 
     @Test

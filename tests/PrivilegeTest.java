@@ -215,7 +215,7 @@ class PrivilegeTest {
         assertTrue(crashes > 0);
         assertNamesWereRight(first);
         var changed = difference(before, files(ground));
-        changed.removeIf(file -> file.matches("/tmp( |/hsperfdata_root|/knockknock[0-9]).*")); // no reports
+        changed.removeIf(file -> file.matches("/(run|tmp|tmp/hsperfdata_root.*) .*")); // no reports
         assertEquals(Set.of(), changed);
     }
 
@@ -456,6 +456,28 @@ class PrivilegeTest {
         assertEquals(Set.of(), reached(as("knockknock", "-all,+net_admin"), daemon.pid()), "the half at the daemon");
         lab.stopDaemon();
         assertGone(family);
+    }
+
+    @Test
+    void nobodyButRootCanMakeTheHalfsClassPathAgain() throws Exception {
+        lab.startDaemon(List.of(command("knockknock-daemon")));
+        var arguments = proc(child(lab.daemon().toHandle()).pid(), "cmdline").split("\0");
+        var classPath = arguments[List.of(arguments).indexOf("-cp") + 1];
+        assertFalse(Files.exists(Path.of(classPath)), classPath);
+        for (var user : List.of(as("knockknock", "-all"), as("knockknock", "-all,+net_admin"), as("alice", "-all"))) {
+            assertNotEquals(0, lab.run(join(user, List.of("mkdir", classPath))).exit(), classPath);
+        }
+        lab.must("mkdir", classPath); // nothing else is in the way
+        lab.must("rmdir", classPath);
+    }
+
+    @Test
+    void aThreadDumpDoesNotPassForAnswers() throws Exception {
+        lab.startDaemon(List.of(command("knockknock-daemon")));
+        var family = family(lab.daemon().toHandle(), false);
+        lab.must("kill", "-QUIT", "" + child(family.getFirst()).pid());
+        assertGone(family);
+        assertTrue(lab.said().endsWith("\nknockknock: the firewall half has ended: start the daemon again\n"), lab.said());
     }
 
     @Test

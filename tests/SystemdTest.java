@@ -174,6 +174,16 @@ class SystemdTest {
         awaitTimes("ready:", 2);
         assertAKnockOpens();
 
+        // Stopped where there is no nft, it has taken its chain away.
+        sh("mount --bind /dev/null /usr/sbin/nft && systemctl restart knockknock-daemon");
+        awaitTimes("ready:", 3);
+        assertTrue(sh("iptables -S").contains("KNOCKKNOCK"));
+        sh("systemctl stop knockknock-daemon");
+        assertFalse(sh("iptables -S; ip6tables -S").contains("KNOCKKNOCK"));
+        sh("umount /usr/sbin/nft; nft 'delete table ip filter; delete table ip6 filter'; systemctl start knockknock-daemon");
+        awaitTimes("ready:", 4);
+        assertAKnockOpens();
+
         // Stopped and removed, it leaves nothing.
         sh("systemctl disable --now knockknock-daemon");
         assertEquals("success\n", sh("systemctl show -P Result knockknock-daemon"));
@@ -184,7 +194,7 @@ class SystemdTest {
                 systemctl daemon-reload
                 cd /run/checkout && ./install.sh --remove
                 """);
-        assertFalse(sh("ls -a /tmp /var/tmp").contains("knock"), sh("ls -a /tmp /var/tmp"));
+        assertFalse(sh("ls -a /run /tmp /var/tmp").contains("knock"), sh("ls -a /run /tmp /var/tmp"));
         assertEquals(before, files());
     }
 

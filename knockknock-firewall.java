@@ -3,6 +3,7 @@
 //MAIN KnockknockFirewall
 //JAVAC_OPTIONS -XDstringConcat=inline
 
+import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.OutputStream;
 import java.lang.foreign.Arena;
@@ -108,9 +109,11 @@ final class KnockknockFirewall {
         }
         makeLogRule(args[2]);
         netlink = (int) SOCKET.invokeExact(16, 3, 12); // AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER
-        var loopback = new byte[] {127, 0, 0, 1};
+        // A trial, for which the JVM loads what the first record takes: no packet has port 0.
+        var loopback = InetAddress.getByAddress(new byte[] {127, 0, 0, 1});
+        NetworkInterface.getByInetAddress(loopback);
         int error = netlink < 0 ? EIO
-                : expect(loopback, loopback, 0, 1); // a trial: no packet has port 0
+                : expect(loopback.getAddress(), loopback.getAddress(), 0, 1);
         answer(error == EEXIST ? 0 : error); // EEXIST: an earlier run's trial still waits
         var record = new byte[34];
         try {
@@ -166,7 +169,7 @@ final class KnockknockFirewall {
         if (source.getClass() != destination.getClass() || source.isAnyLocalAddress()
                 || source.isLoopbackAddress() || source.isMulticastAddress()
                 || source.getHostAddress().equals("255.255.255.255")
-                || NetworkInterface.getByInetAddress(destination) == null || !allowed.get(port)) {
+                || !allowed.get(port) || NetworkInterface.getByInetAddress(destination) == null) {
             return EACCES;
         }
         // Leave room for others in the kernel's table of connections.
@@ -203,8 +206,9 @@ final class KnockknockFirewall {
             // A mere add would leave an old element its time.
             command("""
                     add element SET { IT }; delete element SET { IT }; \
-                    add element SET { IT timeout TIME }
-                    """.replace("SET", set).replace("IT", element).replace("TIME", delay + 1 + "s"));
+                    add element SET { IT timeout TIMEs }
+                    """.replace("SET", set).replace("IT", element)
+                    .replace("TIME", "" + (delay + 1)));
         }
     }
 
@@ -286,9 +290,11 @@ final class KnockknockFirewall {
     }
 
     private static byte[] join(byte[]... parts) {
-        var all = ByteBuffer.allocate(Stream.of(parts).mapToInt(part -> part.length).sum());
-        Stream.of(parts).forEach(all::put);
-        return all.array();
+        var all = new ByteArrayOutputStream();
+        for (var part : parts) {
+            all.writeBytes(part);
+        }
+        return all.toByteArray();
     }
 
     private static final MemoryLayout INT = ValueLayout.JAVA_INT, LONG = ValueLayout.JAVA_LONG;

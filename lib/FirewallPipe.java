@@ -108,7 +108,10 @@ final class FirewallPipe {
 
     /** Has a port opened, now or when the connection of the one before it has come, and says so. */
     synchronized void letIn(Opening opening) throws IOException {
-        boolean first = queue.stream().noneMatch(waiting -> waiting.opening.isLike(opening));
+        boolean first = true;
+        for (var waiting : queue) {
+            first &= !waiting.opening.isLike(opening);
+        }
         if (first && request(opening)) {
             return;
         }

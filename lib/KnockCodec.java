@@ -45,7 +45,7 @@ final class KnockCodec {
     private final HMac hmac = new HMac(new SHA1Digest());
     private final byte[] tag = new byte[20];
     private byte[] pads = {}; // of a window's counters
-    private long padsEnd; // the counter behind the last of them
+    private long padsFrom; // the first of them
 
     /** Two keys of {@link #KEY_LENGTH} bytes each. */
     KnockCodec(byte[] cipherKey, byte[] macKey) {
@@ -135,19 +135,15 @@ final class KnockCodec {
         System.arraycopy(block, 0, to, at, SEALED_LENGTH);
     }
 
-    /** Computes the pads of next .. next + window - 1, but for those that are there already. */
+    /** Computes the pads of next .. next + window - 1, unless they are there from the last time. */
     private void computePads(long next, int window) {
-        long overlap = padsEnd - next; // a window moves up after a knock
-        boolean usable = pads.length == window * SEALED_LENGTH
-                && overlap >= 0 && overlap <= window;
-        int kept = usable ? (int) overlap : 0;
-        var before = pads;
-        pads = kept == window ? before : new byte[window * SEALED_LENGTH];
-        int length = kept * SEALED_LENGTH;
-        System.arraycopy(before, before.length - length, pads, 0, length);
-        for (int i = kept; i < window; i++) {
+        if (padsFrom == next && pads.length == window * SEALED_LENGTH) {
+            return;
+        }
+        pads = new byte[window * SEALED_LENGTH];
+        padsFrom = next;
+        for (int i = 0; i < window; i++) {
             computePad(next + i, pads, i * SEALED_LENGTH);
         }
-        padsEnd = next + window;
     }
 }

@@ -177,7 +177,7 @@ final class KnockSender {
             KnockCodec.Fields fields, Shape shape, RandomGenerator random) {
         boolean cover = fields.tsval().isPresent();
         // connect(2) takes every other port of the range, and leaves the rest to bind(2)
-        int count = (shape.highPort - shape.lowPort + 1) / 2;
+        int count = Math.max(1, (shape.highPort - shape.lowPort + 1) / 2);
         int sourcePort = shape.lowPort + 2 * random.nextInt(count);
         var tcp = ByteBuffer.allocate(cover ? 40 : 20)
                 .putShort((short) sourcePort).putShort((short) knockPort)

@@ -184,6 +184,7 @@ final class Lab implements AutoCloseable {
         }
         var command = new ArrayList<>(commands.get(name));
         command.add(1, "-Duser.home=" + home);
+        command.add(1, "-XX:TieredStopAtLevel=1"); // the daemon starts in less time
         command.addAll(List.of(arguments));
         return command;
     }
@@ -283,13 +284,13 @@ final class Lab implements AutoCloseable {
         return must(on(host, command));
     }
 
-    /** Looks again every few milliseconds until {@code condition} holds; fails after 20 seconds. */
+    /** Looks again every few milliseconds until {@code condition} holds; fails after a minute. */
     static void await(String what, Callable<Boolean> condition) throws Exception {
         await(() -> what, condition);
     }
 
     static void await(Callable<String> what, Callable<Boolean> condition) throws Exception {
-        for (long end = System.nanoTime() + 20_000_000_000L; !condition.call(); Thread.sleep(5)) {
+        for (long end = System.nanoTime() + 60_000_000_000L; !condition.call(); Thread.sleep(5)) {
             if (System.nanoTime() > end) {
                 throw new AssertionError("waited in vain for " + what.call());
             }

@@ -17,7 +17,8 @@ import java.util.concurrent.locks.ReentrantLock;
  * the lock is a POSIX record lock (fcntl, F_SETLKW).
  */
 final class Counter {
-    private static final ReentrantLock THREADS = new ReentrantLock(); // a file's part processes
+    // A record lock keeps other processes out, but not this one's other threads.
+    private static final ReentrantLock THREADS = new ReentrantLock();
 
     private final Path path;
     private final FileChannel channel;

@@ -157,7 +157,7 @@ final class FirewallPipe {
         switch (answer) {
             case 0 -> say("opened", opening);
             case EACCES -> say("refused by the firewall half:", opening);
-            case ENOSPC -> say("refused, as too many openings wait for their connections:", opening);
+            case ENOSPC -> say("refused, as too many openings wait already:", opening);
             case EEXIST -> { } // an opening like it waits already
             case -1 -> throw new Failure("the firewall half has ended: start the daemon again");
             default -> say("not opened (errno " + answer + "):", opening);

@@ -13,6 +13,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.TreeSet;
+import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
@@ -31,6 +32,7 @@ class PrivilegeTest {
     private static final int PIDS = 6_000; // more than a test uses up
     private static final String LINE = "\nalice ALL=(ALL) NOPASSWD: ALL\n";
     private static final Path ATTACK = Path.of("/etc/sudoers.d/attack");
+    private static final Path DROP_IN = Path.of("/etc/rsyslog.d/10-knockknock.conf");
     private static final String NONE = "0000000000000000";
     private static final String NET_ADMIN = "0000000000001000", NET_RAW = "0000000000002000";
     /** HotSpot's own threads start before the program, and keep the capability that the program gives up. */
@@ -45,6 +47,7 @@ class PrivilegeTest {
     static void install() throws Exception {
         lab = new Lab();
         lab.profile("laptop", 666, Lab.SERVER);
+        Files.deleteIfExists(DROP_IN);
         bin = lab.install();
         lab.asAlice(List.of());
         lab.must("usermod", "--home", lab.home.toString(), "alice"); // if the host has an alice of its own
@@ -511,5 +514,55 @@ class PrivilegeTest {
         assertReachesItsOwn(as("alice", "-all"));
         assertEquals(Set.of(), reached(as("alice", "-all"), proxy.pid()));
         assertEquals(Set.of(), reached(as("alice", "-all,+net_raw"), proxy.pid()));
+    }
+
+    // 5. A full disk
+
+    @Test
+    void rsyslogKeepsAFloodOfForgedSynsOutOfItsFilesWhileKnocksAmongThemOpen() throws Exception {
+        var config = Files.writeString(lab.work.resolve("rsyslog.conf"), """
+                module(load="%s")
+                kern.* DIR/before-drop-in
+                $IncludeConfig %s
+                *.*;auth,authpriv.none DIR/syslog
+                kern.* DIR/kern.log
+                """.formatted(System.getenv("KNOCK_KERNEL_INPUT"), DROP_IN).replace("DIR", lab.work.toString()));
+        lab.start(lab.work.resolve("rsyslog.out"), List.of("/usr/sbin/rsyslogd", "-n", "-f", config.toString(),
+                "-i", lab.work.resolve("rsyslog.pid").toString()));
+        awaitMark("start");
+        lab.profile("phone", 6514, Lab.SERVER6); // a port that no other test's lines are of
+        lab.serve(22);
+        lab.startDaemon(List.of(command("knockknock-daemon")));
+        var flood = lab.start(lab.work.resolve("hping3"), Lab.on("client", "timeout", "60", "hping3", "-q", "-S",
+                "--rand-source", "-p", "6514", "-i", "u2000", "-c", "2000", Lab.SERVER));
+        do {
+            long opened = lab.said("opened port 22");
+            lab.must(lab.knockCommand("-p", "22", Lab.SERVER6));
+            Lab.await("the knock", () -> lab.said("opened port 22") > opened);
+            assertTrue(lab.connects(Lab.SERVER6, 22), lab.said());
+        } while (flood.isAlive());
+        assertFalse(lab.connects(Lab.SERVER6, 22));
+        awaitMark("end");
+
+        long logged = lines("before-drop-in", "knockknock: IN=.* DPT=6514 ");
+        assertTrue(logged > 1500, logged + " of 2000 reached rsyslog");
+        assertEquals(0, lines("kern.log", "knockknock: IN="));
+        assertEquals(0, lines("syslog", "knockknock: IN="));
+    }
+
+    private long lines(String file, String pattern) throws IOException {
+        try (var lines = Files.lines(lab.work.resolve(file), StandardCharsets.ISO_8859_1)) {
+            return lines.filter(Pattern.compile(pattern).asPredicate()).count();
+        }
+    }
+
+    /** Waits until the log files have something of now, and so all that came before it. */
+    private void awaitMark(String name) throws Exception {
+        var mark = name + System.nanoTime() + ": ";
+        lab.mustOn("server", "iptables", "-I", "INPUT", "-p", "udp", "--dport", "9", "-j", "LOG", "--log-prefix", mark);
+        Lab.await(name, () -> {
+            lab.mustOn("client", "bash", "-c", "echo > /dev/udp/" + Lab.SERVER + "/9");
+            return Files.exists(lab.kernLog) && lines("kern.log", mark) > 0 && lines("syslog", mark) > 0;
+        });
     }
 }

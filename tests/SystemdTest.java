@@ -2,19 +2,16 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-import java.io.IOException;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
-import java.util.regex.Pattern;
 
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
-/** The server as its admin gets it: install.sh, the unit under a real systemd, and the drop-in for a real rsyslogd. */
+/** The server as its admin gets it: install.sh, and the unit under a real systemd. */
 class SystemdTest {
     /**
      * Makes a machine of its namespaces, and boots it: a small set of units, and nothing of what it
@@ -238,58 +235,5 @@ class SystemdTest {
         Files.writeString(units.resolve("knockknock-daemon.service"),
                 unit.replace("[Unit]\n", "[Unit]\nBefore=network.target\nAfter=rsyslog.service\n"));
         assertTrue(lab.run(verify).err().contains("Found ordering cycle on"));
-    }
-
-    @Test
-    void rsyslogKeepsAFloodOfForgedSynsOutOfItsFilesWhileKnocksAmongThemOpen() throws Exception {
-        var dropIn = Path.of("/etc/rsyslog.d/10-knockknock.conf");
-        Files.deleteIfExists(dropIn);
-        lab.install();
-        var config = Files.writeString(lab.work.resolve("rsyslog.conf"), """
-                module(load="%s")
-                kern.* DIR/before-drop-in
-                $IncludeConfig %s
-                *.*;auth,authpriv.none DIR/syslog
-                kern.* DIR/kern.log
-                """.formatted(System.getenv("KNOCK_KERNEL_INPUT"), dropIn).replace("DIR", lab.work.toString()));
-        lab.start(lab.work.resolve("rsyslog.out"), List.of("/usr/sbin/rsyslogd", "-n", "-f", config.toString(),
-                "-i", lab.work.resolve("rsyslog.pid").toString()));
-        awaitMark("start");
-        lab.profile("laptop", 6514, Lab.SERVER);
-        lab.serve(22);
-        lab.startDaemon();
-        var flood = lab.start(lab.work.resolve("hping3"), Lab.on("client", "timeout", "60", "hping3", "-q", "-S",
-                "--rand-source", "-p", "6514", "-i", "u2000", "-c", "2000", Lab.SERVER));
-        do {
-            long opened = lab.said("opened port 22 for " + Lab.CLIENT);
-            lab.must(lab.knockCommand("-p", "22", Lab.SERVER));
-            Lab.await("the knock", () -> lab.said("opened port 22 for " + Lab.CLIENT) > opened);
-            assertTrue(lab.connects(Lab.SERVER, 22), lab.said());
-        } while (flood.isAlive());
-        assertFalse(lab.connects(Lab.SERVER, 22));
-        awaitMark("end");
-
-        long logged = lines("before-drop-in", "knockknock: IN=.* DPT=6514 ");
-        assertTrue(logged > 1500, logged + " of 2000 reached rsyslog");
-        assertEquals(0, lines("kern.log", "knockknock: IN="));
-        assertEquals(0, lines("syslog", "knockknock: IN="));
-        lab.stopDaemon();
-        lab.must("env", "PREFIX=" + lab.work.resolve("prefix"), "./install.sh", "--remove");
-    }
-
-    private long lines(String file, String pattern) throws IOException {
-        try (var lines = Files.lines(lab.work.resolve(file), StandardCharsets.ISO_8859_1)) {
-            return lines.filter(Pattern.compile(pattern).asPredicate()).count();
-        }
-    }
-
-    /** Waits until the log files have something of now, and so all that came before it. */
-    private void awaitMark(String name) throws Exception {
-        var mark = name + System.nanoTime() + ": ";
-        lab.mustOn("server", "iptables", "-I", "INPUT", "-p", "udp", "--dport", "9", "-j", "LOG", "--log-prefix", mark);
-        Lab.await(name, () -> {
-            lab.mustOn("client", "bash", "-c", "echo > /dev/udp/" + Lab.SERVER + "/9");
-            return Files.exists(lab.kernLog) && lines("kern.log", mark) > 0 && lines("syslog", mark) > 0;
-        });
     }
 }

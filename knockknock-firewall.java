@@ -29,7 +29,8 @@ import java.util.stream.Stream;
 import static java.nio.charset.StandardCharsets.US_ASCII;
 
 /**
- * The firewall half: the only privileged code of a server, and CAP_NET_ADMIN is its only privilege.
+ * The firewall half: with its child nft the only privileged code of a server that is ready, and
+ * CAP_NET_ADMIN is its only privilege.
  * knockknock-daemon starts it as {@code KnockknockFirewall DELAY PORTS KNOCKPORTS}. It makes the
  * log rule, then reads records of 34 bytes from stdin: source and destination (16 bytes each, IPv4
  * as ::ffff:a.b.c.d), and a port. For each it lets one TCP connection from there to that port of
@@ -108,20 +109,20 @@ final class KnockknockFirewall {
             Stream.of(args[1].split(",")).mapToInt(Integer::parseInt).forEach(allowed::set);
         }
         makeLogRule(args[2]);
-        netlink = (int) SOCKET.invokeExact(16, 3, 12); // AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER
-        // A trial, for which the JVM loads what the first record takes: no packet has port 0.
-        var loopback = InetAddress.getByAddress(new byte[] {127, 0, 0, 1});
-        NetworkInterface.getByInetAddress(loopback);
-        int error = netlink < 0 ? EIO
-                : expect(loopback.getAddress(), loopback.getAddress(), 0, 1);
-        answer(error == EEXIST ? 0 : error); // EEXIST: an earlier run's trial still waits
-        var record = new byte[34];
         try {
+            netlink = (int) SOCKET.invokeExact(16, 3, 12); // AF_NETLINK, SOCK_RAW, *_NETFILTER
+            // A trial; the JVM loads what the first record will take. No connection has port 0.
+            var loopback = InetAddress.getByAddress(new byte[] {127, 0, 0, 1});
+            NetworkInterface.getByInetAddress(loopback);
+            int error = netlink < 0 ? EIO
+                    : expect(loopback.getAddress(), loopback.getAddress(), 0, 1);
+            answer(error == EEXIST ? 0 : error); // EEXIST: an earlier run's trial still waits
+            var record = new byte[34];
             while (System.in.readNBytes(record, 0, record.length) == record.length) {
                 answer(act(ByteBuffer.wrap(record), allowed, delay));
             }
         } finally {
-            maker.close(); // whose end is this process's end
+            maker.close(); // so it ends, and this process with it: see makeLogRule
         }
     }
 
@@ -138,11 +139,16 @@ final class KnockknockFirewall {
         builder.environment().put("INPUTRC", "/dev/null"); // nft's readline is to read no file
         var process = builder.start();
         maker = process.getOutputStream();
-        if (installed) {
-            command(NFT.replace("PORTS", knockPorts));
-        }
         var output = process.inputReader(US_ASCII);
-        var first = output.readLine();
+        String first;
+        try {
+            if (installed) {
+                command(NFT.replace("PORTS", knockPorts));
+            }
+            first = output.readLine();
+        } catch (IOException e) {
+            first = e.getMessage(); // it has ended
+        }
         if (first == null || !first.startsWith("table")) {
             System.err.println("knockknock: cannot make the log rule: " + first
                     + " (install nftables; it takes an nft with -i, and Linux 5.12)");
@@ -150,8 +156,12 @@ final class KnockknockFirewall {
             System.exit(1);
         }
         Thread.ofPlatform().start(() -> {
-            output.lines().filter(line -> line.startsWith("Error")).forEach(System.err::println);
-            System.exit(0); // the log rule has gone with its maker
+            try {
+                output.lines().filter(line -> line.startsWith("Error"))
+                        .forEach(System.err::println);
+            } finally {
+                System.exit(0); // the log rule has gone with its maker
+            }
         });
     }
 
@@ -230,7 +240,7 @@ final class KnockknockFirewall {
             return found == 0 ? EEXIST : found;
         }
         var master = message(1 << 8, ack | create, from, // IPCTNL_MSG_CT_NEW
-                tuple(1, from, to, port, 0), // CTA_TUPLE_ORIG: each port its own; no packet fits 0
+                tuple(1, from, to, port, 0), // CTA_TUPLE_ORIG: one for each port
                 tuple(2, to, from, 0, port), // CTA_TUPLE_REPLY
                 attribute(3, number(4, 4 | 8)), // CTA_STATUS: IPS_ASSURED, IPS_CONFIRMED
                 nest(4, nest(1, attribute(1, number(1, 1)))), // CTA_PROTOINFO.._TCP_STATE: SYN_SENT

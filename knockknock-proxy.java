@@ -135,8 +135,8 @@ final class KnockknockProxy implements Callable<Integer> {
         try {
             return ServerSocketChannel.open().bind(address, 1024);
         } catch (BindException e) {
-            throw new Failure("cannot listen on " + address
-                    + ": is another program there? choose another port");
+            throw new Failure("cannot listen on port " + address.getPort() + ": " + e.getMessage()
+                    + ": choose another");
         }
     }
 

@@ -188,7 +188,10 @@ final class FirewallPipe {
         stopping = true;
         try {
             half.getOutputStream().close();
-            half.waitFor();
+            if (!half.waitFor(10, TimeUnit.SECONDS)) {
+                Cli.complain("the firewall half did not end within ten seconds: killing it");
+                half.destroyForcibly();
+            }
         } catch (IOException | InterruptedException e) {
             Cli.complain("the firewall half did not end: " + e.getMessage());
         }

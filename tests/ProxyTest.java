@@ -319,7 +319,7 @@ class ProxyTest {
         Lab.await("the warning", () -> Files.readString(said).contains("warning: the name of the profile nosuchhost.invalid is unknown"));
         var second = lab.run(Lab.withNetRaw(lab.script("knockknock-proxy", "" + PORT)));
         assertEquals(1, second.exit());
-        assertTrue(second.err().startsWith("knockknock: cannot listen on ") && second.err().lines().count() == 1, second.err());
+        assertTrue(second.err().startsWith("knockknock: cannot listen on port " + PORT + ": Address already in use") && second.err().lines().count() == 1, second.err());
     }
 
     @Test

@@ -157,6 +157,7 @@ class ServiceTest {
                 "a service listens on the knock port 666", "no program writes to " + lab.kernLog,
                 "IPv4: no rule drops or rejects packets");
         assertTrue(result.out().contains("ok       IPv6: some rule drops or rejects"), result.out());
+        assertFalse(result.out().contains("accepts related"), result.out());
     }
 
     @Test

@@ -125,7 +125,7 @@ final class KnockknockDaemon implements Callable<Integer> {
         throw new Failure("cannot read on in " + config.log() + ": start the daemon again");
     }
 
-    /** A test of its own, for which the JVM loads what reads a knock: the first is no slower. */
+    /** A self-test; by then the JVM has loaded what reads a knock, and the first is no slower. */
     private static void testReading() {
         var line = LogLine.EXAMPLE;
         var syn = LogLine.parse(line, 0, line.length, ANY_PORT);

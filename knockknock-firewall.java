@@ -30,12 +30,12 @@ import static java.nio.charset.StandardCharsets.US_ASCII;
 
 /**
  * The firewall half: with its child nft the only privileged code of a server that is ready, and
- * CAP_NET_ADMIN is its only privilege.
- * knockknock-daemon starts it as {@code KnockknockFirewall DELAY PORTS KNOCKPORTS}. It makes the
- * log rule, then reads records of 34 bytes from stdin: source and destination (16 bytes each, IPv4
- * as ::ffff:a.b.c.d), and a port. For each it lets one TCP connection from there to that port of
- * this host in, within DELAY seconds, and answers one byte: 0, or an errno. With nft it changes
- * no rule of the host. When it ends, the kernel removes its table, and openings run out.
+ * CAP_NET_ADMIN is its only privilege. knockknock-daemon starts it as {@code KnockknockFirewall
+ * DELAY PORTS KNOCKPORTS}. It makes the log rule, then reads records of 34 bytes from stdin:
+ * source and destination (16 bytes each, IPv4 as ::ffff:a.b.c.d), and a port. For each it lets
+ * one TCP connection from there to that port of this host in, within DELAY seconds, and answers
+ * one byte: 0, or an errno. With nft it changes no rule of the host. When it ends, the kernel
+ * removes its table, and openings run out.
  */
 final class KnockknockFirewall {
     private static final int ENOENT = 2, EIO = 5, EACCES = 13, EEXIST = 17, ENOSPC = 28;
@@ -110,7 +110,8 @@ final class KnockknockFirewall {
         }
         makeLogRule(args[2]);
         try {
-            netlink = (int) SOCKET.invokeExact(16, 3, 12); // AF_NETLINK, SOCK_RAW, *_NETFILTER
+            // AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER
+            netlink = (int) SOCKET.invokeExact(16, 3, 12);
             // A trial; the JVM loads what the first record will take. No connection has port 0.
             var loopback = InetAddress.getByAddress(new byte[] {127, 0, 0, 1});
             NetworkInterface.getByInetAddress(loopback);
@@ -216,9 +217,9 @@ final class KnockknockFirewall {
             // A mere add would leave an old element its time.
             command("""
                     add element SET { IT }; delete element SET { IT }; \
-                    add element SET { IT timeout TIMEs }
+                    add element SET { IT timeout TIME }
                     """.replace("SET", set).replace("IT", element)
-                    .replace("TIME", "" + (delay + 1)));
+                    .replace("TIME", delay + 1 + "s"));
         }
     }
 

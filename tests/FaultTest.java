@@ -300,7 +300,7 @@ class FaultTest {
         int killed = 0;
         int port = 1000; // another one each time, so that no opening waits for a connection of the one before
         long start = System.nanoTime();
-        while (System.nanoTime() - start < 25_000_000_000L || port < 1080) {
+        while (System.nanoTime() - start < 30_000_000_000L || port < 1140) {
             running.removeIf(process -> !process.isAlive());
             while (running.size() < 8) {
                 running.add(lab.start(lab.work.resolve("clients"), List.of(lab.knockCommand("-p", "" + port++, Lab.SERVER))));
@@ -319,7 +319,7 @@ class FaultTest {
         for (var process : running) {
             process.waitFor();
         }
-        assertTrue(proxy.isAlive() && killed >= 25);
+        assertTrue(proxy.isAlive() && killed > 25);
         tcpdump.destroy();
         tcpdump.waitFor();
         var counters = new ArrayList<Long>(); // in the order in which they arrived
@@ -329,7 +329,7 @@ class FaultTest {
                     OptionalLong.of(Long.parseLong(packet.group(3))));
             counters.add(codec.open(fields, new byte[4], 0, CodecTest.terms(10_000, false)).orElseThrow().counter());
         }
-        assertTrue(counters.size() > 40, "packets: " + counters.size()); // of 80 and the proxy's, but for those of the killed
+        assertTrue(counters.size() > 100, "packets: " + counters.size());
         assertEquals(counters.size(), new HashSet<>(counters).size(), "a counter was used twice");
         // Packets of two processes can overtake each other on two processors, and one that comes after its successor is refused.
         assertTrue(lab.said("opened port") >= counters.size() * 0.98, lab.said("opened port") + " of " + counters.size());

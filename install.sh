@@ -58,14 +58,24 @@ f86e30fffd10d2b13b8caa8d4b237a7ee61f2ffccf5b1941de718b765d235bf8  picocli-4.7.7.
 12d2d3dd82a9ec15e92ec7c7943ee64f6097c6dc12c07e984f1693b77565b9aa  bcprov-jdk18on-1.87.jar
 END
 
-# The libraries go on the boot class path: their hashes are right, so the JVM need not verify their
-# classes and signatures at every start. What the JVM itself has to say goes to stderr.
-libraries=$lib/lib/picocli-4.7.7.jar:$lib/lib/bcprov-jdk18on-1.87.jar
+# What is used of them becomes one jar that is not compressed: of Bouncy Castle the lightweight API,
+# as the JVM would else read a list of 6,229 files at every start. It goes on the boot class path:
+# the hashes are right, so the JVM need not verify classes and signatures at every start either.
+(
+    cd "$build/knockknock/lib"
+    for jar in *.jar; do
+        "$jdk/bin/jar" xf "$jar" picocli $(printf 'org/bouncycastle/%s ' asn1 crypto math util)
+    done
+    "$jdk/bin/jar" cf0 ../libraries.jar picocli org
+)
+rm -r "$build/knockknock/lib"
+
+# What the JVM itself has to say goes to stderr.
 for command in $commands; do
     {
         sed -n 's,^//RUNTIME_OPTIONS ,,p' $command.java
         echo "-Xlog:disable -Xlog:all=error:stderr -Xlog:aot*=off:stderr"
-        echo "-Xbootclasspath/a:$libraries"
+        echo "-Xbootclasspath/a:$lib/libraries.jar"
     } > "$build/knockknock/$command.options"
 done
 cp launcher.sh "$build/knockknock/"
@@ -82,13 +92,13 @@ for command in $commands; do as_root ln -sf "$lib/launcher.sh" "$prefix/bin/$com
 echo "installed in $prefix/bin: $commands"
 
 # For a fast start, the JVM records which classes the client loads in a knock (JEP 514), on loopback
-# in a network of its own, with a profile that is thrown away.
+# in a network of its own, with a profile that is thrown away. -Xint: and not what it compiles.
 as_root "$prefix/bin/knockknock-genprofile" --dir "$build/server" 127.0.0.1 1 > /dev/null
 mkdir "$build/.knockknock"
 as_root mv "$build/server/profiles/127.0.0.1" "$build/.knockknock/"
 as_root unshare --net sh -c 'ip link set lo up && exec "$@"' sh env -i -C / PATH=/usr/bin:/bin \
     setpriv --bounding-set -all,+net_raw --inh-caps -all,+net_raw --ambient-caps -all,+net_raw \
-    "$jdk/bin/java" "@$lib/knockknock.options" -Duser.home="$build" \
+    "$jdk/bin/java" "@$lib/knockknock.options" -Xint -Duser.home="$build" \
     -XX:AOTCacheOutput="$lib/knockknock.aot" -jar "$lib/knockknock.jar" -p 1 127.0.0.1 \
     > "$build/log" 2>&1 || fail "no archive of classes: $(cat "$build/log")"
 echo "-XX:AOTCache=$lib/knockknock.aot" | as_root tee -a "$lib/knockknock.options" > /dev/null

@@ -31,8 +31,8 @@ import java.util.OptionalLong;
 import java.util.concurrent.Callable;
 import java.util.stream.Collectors;
 
-import picocli.CommandLine.Command;
-import picocli.CommandLine.Option;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Model.OptionSpec;
 
 /**
  * The server: finds knocks in the kernel's log, verifies them, stores the counter, and has its
@@ -40,15 +40,8 @@ import picocli.CommandLine.Option;
  * configuration and profiles, opens their counters and the log, and starts the firewall half; then
  * it drops to an unprivileged user for good, and only then reads the log.
  */
-@Command(name = "knockknock-daemon", mixinStandardHelpOptions = true, sortOptions = false,
-        versionProvider = Cli.Version.class,
-        description = "Watch the kernel's log for knocks, and let in anyone who holds the keys.%n",
-        footer = {"", "Runs in the foreground and prints a line for each event."
-            + " knockknock-genprofile makes profiles; start the daemon again after that.", ""},
-        exitCodeListHeading = "Exit codes:%n",
-        exitCodeList = {"0:--check found no problem",
-            "1:it could not start, or its firewall half or the log ended", "2:bad usage"})
 final class KnockknockDaemon implements Callable<Integer> {
+    private static final String DIR = "/etc/knockknock.d";
     private static final long QUIET_NANOS = 10_000_000_000L; // between complaints about a profile
     private static final BitSet ANY_PORT = new BitSet();
 
@@ -56,17 +49,19 @@ final class KnockknockDaemon implements Callable<Integer> {
         ANY_PORT.set(1, 65536); // not 0: PROTOCOL.md 6.2, step 4
     }
 
-    @Option(names = "--dir", paramLabel = "DIR", defaultValue = "/etc/knockknock.d",
-            description = "the server's directory: config and profiles (default: ${DEFAULT-VALUE})")
-    private Path dir;
-
-    @Option(names = "--log", paramLabel = "FILE",
-            description = "follow this file instead of /dev/kmsg")
-    private Path logOption;
-
-    @Option(names = "--check",
-            description = "say what is missing or wrong on this host, change nothing, and end")
-    private boolean check;
+    private final CommandSpec command = Cli.command("knockknock-daemon", this,
+            "Watch the kernel's log for knocks, and let in anyone who holds the keys.", """
+            Runs in the foreground and prints a line for each event. knockknock-genprofile
+            makes profiles; start the daemon again after that.
+            """, "0:--check found no problem",
+            "1:it could not start, or its firewall half or the log ended", "2:bad usage")
+            .addOption(OptionSpec.builder("--dir").paramLabel("DIR").type(Path.class)
+                    .description("the server's directory: config and profiles (default: " + DIR
+                    + ")").build())
+            .addOption(OptionSpec.builder("--log").paramLabel("FILE").type(Path.class)
+                    .description("follow this file instead of /dev/kmsg").build())
+            .addOption(Cli.flag("--check", "say what is missing or wrong on this host, change"
+                    + " nothing, and end"));
 
     /** A profile, and what it takes next. */
     private static final class Receiver {
@@ -104,11 +99,14 @@ final class KnockknockDaemon implements Callable<Integer> {
         }
         Privileges.closeInherited();
         Privileges.leaveTerminal();
-        var config = ServerConfig.read(dir, logOption);
-        if (check) {
+        var given = command.commandLine().getParseResult();
+        var dir = given.matchedOptionValue("--dir", Path.of(DIR));
+        Optional<Path> otherLog = Optional.ofNullable(given.matchedOptionValue("--log", null));
+        var config = ServerConfig.read(dir, otherLog);
+        if (given.hasMatchedOption("--check")) {
             return new ServerCheck().run(dir.resolve("profiles"), config) ? 0 : 1;
         }
-        loadProfiles(config.window());
+        loadProfiles(dir.resolve("profiles"), config.window());
         try (var log = KernelLog.open(config.log())) {
             firewall = FirewallPipe.start(config, ports(), numbers(knockPorts));
             Privileges.dropTo(config.user(), config.group(), config.logGroups());
@@ -134,13 +132,13 @@ final class KnockknockDaemon implements Callable<Integer> {
         }
     }
 
-    private void loadProfiles(int window) throws IOException {
-        for (var entry : ProfileConfig.knockPorts(dir.resolve("profiles")).entrySet()) {
+    private void loadProfiles(Path directory, int window) throws IOException {
+        for (var entry : ProfileConfig.knockPorts(directory).entrySet()) {
             receivers.put(entry.getKey(), new Receiver(Profile.load(entry.getValue()), window));
             knockPorts.set(entry.getKey());
         }
         if (receivers.isEmpty()) {
-            throw new Failure("there is no profile in " + dir + "/profiles: make one with"
+            throw new Failure("there is no profile in " + directory + ": make one with"
                     + " knockknock-genprofile");
         }
     }
@@ -198,6 +196,6 @@ final class KnockknockDaemon implements Callable<Integer> {
     }
 
     static void main(String[] args) {
-        Cli.run(new KnockknockDaemon(), args);
+        Cli.run(new KnockknockDaemon().command, args);
     }
 }

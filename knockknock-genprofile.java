@@ -21,58 +21,53 @@ import java.security.SecureRandom;
 import java.util.Base64;
 import java.util.concurrent.Callable;
 
-import picocli.CommandLine.Command;
 import picocli.CommandLine.ITypeConverter;
 import picocli.CommandLine.Model.CommandSpec;
-import picocli.CommandLine.Option;
+import picocli.CommandLine.Model.OptionSpec;
+import picocli.CommandLine.Model.PositionalParamSpec;
 import picocli.CommandLine.ParameterException;
-import picocli.CommandLine.Parameters;
-import picocli.CommandLine.Spec;
 
 /**
  * Makes a profile on the server: two random keys, a counter and a config, in one new directory that
  * appears whole or not at all. Reads the other profiles' configs, and changes nothing that is
  * there. Runs as root, to whom the directory belongs.
  */
-@Command(name = "knockknock-genprofile", mixinStandardHelpOptions = true, sortOptions = false,
-        versionProvider = Cli.Version.class,
-        description = "Make a profile: what one client needs to knock on this server.%n",
-        footer = {"", "Make one for every client, each with a knock port on which nothing listens:",
-            "  knockknock-genprofile --open 22,443 laptop 666", "",
-            "Bring it to the client as the output says, then start knockknock-daemon again.", ""},
-        exitCodeListHeading = "Exit codes:%n",
-        exitCodeList = {"0:the profile is made", "1:it is not, and nothing was changed",
-            "2:bad usage"})
 final class KnockknockGenprofile implements Callable<Integer> {
+    private static final String DIR = "/etc/knockknock.d";
     private static final FileAttribute<?> FILE =
             PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rw-------"));
     private static final FileAttribute<?> DIRECTORY =
             PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------"));
 
-    @Option(names = "--dir", paramLabel = "DIR", defaultValue = "/etc/knockknock.d",
-            description = "the server's directory (default: ${DEFAULT-VALUE})")
-    private Path dir;
+    private final CommandSpec command = Cli.command("knockknock-genprofile", this,
+            "Make a profile: what one client needs to knock on this server.", """
+            Make one for every client, each with a knock port on which nothing listens:
+              knockknock-genprofile --open 22,443 laptop 666
 
-    @Option(names = "--open", paramLabel = "PORTS", converter = PortList.class,
-            description = "the only ports that this profile may open, such as 22,443; recommended,"
-            + " as forged knocks then cost the server next to nothing (default: any port)")
-    private String openPorts;
-
-    @Parameters(index = "0", paramLabel = "NAME",
-            description = "what to call the profile here, such as the client's name")
-    private String name;
-
-    @Parameters(index = "1", paramLabel = "KNOCKPORT", converter = Cli.Port.class,
-            description = "the TCP port to knock on, which no service and no other profile uses")
-    private int knockPort;
-
-    @Spec
-    private CommandSpec spec;
+            Bring it to the client as the output says, then start knockknock-daemon again.
+            """, "0:the profile is made", "1:it is not, and nothing was changed", "2:bad usage")
+            .addOption(OptionSpec.builder("--dir").paramLabel("DIR").type(Path.class)
+                    .description("the server's directory (default: " + DIR + ")").build())
+            .addOption(OptionSpec.builder("--open").paramLabel("PORTS").type(String.class)
+                    .converters(new PortList())
+                    .description("the only ports that this profile may open, such as 22,443;"
+                    + " recommended, as forged knocks then cost the server next to nothing"
+                    + " (default: any port)").build())
+            .addPositional(PositionalParamSpec.builder().index("0").paramLabel("NAME")
+                    .type(String.class).description("what to call the profile here, such as the"
+                    + " client's name").build())
+            .addPositional(PositionalParamSpec.builder().index("1").paramLabel("KNOCKPORT")
+                    .type(int.class).converters(new Cli.Port()).description("the TCP port to knock"
+                    + " on, which no service and no other profile uses").build());
 
     @Override
     public Integer call() throws IOException {
+        var given = command.commandLine().getParseResult();
+        var dir = given.matchedOptionValue("--dir", Path.of(DIR));
+        String name = given.matchedPositionalValue(0, "");
+        int knockPort = given.matchedPositionalValue(1, 0);
         if (!name.matches("[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")) {
-            throw new ParameterException(spec.commandLine(),
+            throw new ParameterException(command.commandLine(),
                     "'" + name + "' cannot be a profile's name: use letters, digits, . _ and -");
         }
         if (Sys.uid() != 0) {
@@ -89,7 +84,9 @@ final class KnockknockGenprofile implements Callable<Integer> {
             throw new Failure("knock port " + knockPort + " belongs to the profile " + owner
                     + ": choose another");
         }
-        make(profile);
+        var openPorts = given.hasMatchedOption("--open")
+                ? "open_ports = " + given.matchedOptionValue("--open", "") + "\n" : "";
+        make(profile, "[main]\nknock_port = " + knockPort + "\n" + openPorts);
         System.out.println("""
                 made PROFILE. To bring it to the client, run here, as a user who may log in by ssh,
                   sudo cp -r PROFILE ~/NAME && sudo chown -R $USER ~/NAME
@@ -102,15 +99,14 @@ final class KnockknockGenprofile implements Callable<Integer> {
     }
 
     /** Writes everything beside the final place, then moves it there in one step. */
-    private void make(Path profile) throws IOException {
+    private static void make(Path profile, String config) throws IOException {
         Files.createDirectories(profile.getParent(), DIRECTORY);
         var unfinished = Files.createTempDirectory(profile.getParent(), ".new-", DIRECTORY);
         try {
             write(unfinished.resolve("cipher.key"), newKey());
             write(unfinished.resolve("mac.key"), newKey());
             write(unfinished.resolve("counter"), "0000000000\n");
-            write(unfinished.resolve("config"), "[main]\nknock_port = " + knockPort + "\n"
-                    + (openPorts == null ? "" : "open_ports = " + openPorts + "\n"));
+            write(unfinished.resolve("config"), config);
             Files.move(unfinished, profile, StandardCopyOption.ATOMIC_MOVE);
         } catch (IOException e) {
             try (var files = Files.list(unfinished)) {
@@ -124,7 +120,7 @@ final class KnockknockGenprofile implements Callable<Integer> {
     }
 
     /** Ports as they stand in a profile's config. */
-    static final class PortList implements ITypeConverter<String> {
+    private static final class PortList implements ITypeConverter<String> {
         @Override
         public String convert(String text) {
             for (var port : text.split(",", -1)) {
@@ -146,6 +142,6 @@ final class KnockknockGenprofile implements Callable<Integer> {
     }
 
     static void main(String[] args) {
-        Cli.run(new KnockknockGenprofile(), args);
+        Cli.run(new KnockknockGenprofile().command, args);
     }
 }

@@ -43,54 +43,51 @@ import java.util.concurrent.locks.LockSupport;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.stream.Stream;
 
-import picocli.CommandLine.Command;
 import picocli.CommandLine.Model.CommandSpec;
-import picocli.CommandLine.Option;
+import picocli.CommandLine.Model.OptionSpec;
+import picocli.CommandLine.Model.PositionalParamSpec;
 import picocli.CommandLine.ParameterException;
-import picocli.CommandLine.Parameters;
-import picocli.CommandLine.Spec;
 
 /**
  * A SOCKS5 proxy for one person's own machine: knocks for each connection to a host that has a
  * profile, then connects. Listens on the loopback addresses only, where every local user can use
  * it. Runs as you, with CAP_NET_RAW until the raw sockets are open, and never as root.
  */
-@Command(name = "knockknock-proxy", mixinStandardHelpOptions = true, sortOptions = false,
-        versionProvider = Cli.Version.class,
-        description = "A SOCKS5 proxy on this machine that knocks before it connects.%n",
-        footer = {"", "Give it to programs as SOCKS5 proxy 127.0.0.1, for example:",
-            "  curl --socks5-hostname 127.0.0.1:1080 https://example.org/", "",
-            "It knocks on hosts that have a profile in ~/.knockknock, and connects to all others"
-            + " directly. It asks nobody for a password: run it on a machine whose users may all"
-            + " use your profiles.", ""},
-        exitCodeListHeading = "Exit codes:%n",
-        exitCodeList = {"1:it could not start", "2:bad usage"})
 final class KnockknockProxy implements Callable<Integer> {
+    private static final int SOCKS_SECONDS = 10;
     private static final int CONNECT_MILLIS = 10_000; // to a host without a profile
     private static final int KNOCK_MILLIS = 2_000; // from a knock until it counts as lost
     private static final int KNOCKS = 2;
 
-    @Option(names = "--socks-timeout", paramLabel = "SECONDS", defaultValue = "10",
-            description = "how long a program may take to say where it wants to go"
-            + " (default: ${DEFAULT-VALUE})")
-    private int socksTimeout;
+    private final CommandSpec command = Cli.command("knockknock-proxy", this,
+            "A SOCKS5 proxy on this machine that knocks before it connects.", """
+            Give it to programs as SOCKS5 proxy 127.0.0.1, for example:
+              curl --socks5-hostname 127.0.0.1:1080 https://example.org/
 
-    @Parameters(paramLabel = "LISTENPORT", converter = Cli.Port.class,
-            description = "the port to listen on, such as 1080")
-    private int listenPort;
-
-    @Spec
-    private CommandSpec spec;
+            It knocks on hosts that have a profile in ~/.knockknock, and connects to all
+            others directly. It asks nobody for a password: run it on a machine whose users
+            may all use your profiles.
+            """, "1:it could not start", "2:bad usage")
+            .addOption(OptionSpec.builder("--socks-timeout").paramLabel("SECONDS").type(int.class)
+                    .description("how long a program may take to say where it wants to go"
+                    + " (default: " + SOCKS_SECONDS + ")").build())
+            .addPositional(PositionalParamSpec.builder().paramLabel("LISTENPORT").type(int.class)
+                    .converters(new Cli.Port()).description("the port to listen on, such as 1080")
+                    .build());
 
     private final ScheduledThreadPoolExecutor deadlines = new ScheduledThreadPoolExecutor(1);
     private final Map<String, ReentrantLock> locks = new ConcurrentHashMap<>(); // by target
     private final List<Profile> profiles = new ArrayList<>();
     private KnockSender sender;
+    private int socksTimeout;
 
     @Override
     public Integer call() throws IOException, InterruptedException {
+        var given = command.commandLine().getParseResult();
+        int listenPort = given.matchedPositionalValue(0, 0);
+        socksTimeout = given.matchedOptionValue("--socks-timeout", SOCKS_SECONDS);
         if (socksTimeout < 1) {
-            throw new ParameterException(spec.commandLine(),
+            throw new ParameterException(command.commandLine(),
                     "--socks-timeout must be at least 1 second");
         }
         sender = KnockSender.open();
@@ -261,6 +258,6 @@ final class KnockknockProxy implements Callable<Integer> {
     }
 
     static void main(String[] args) {
-        Cli.run(new KnockknockProxy(), args);
+        Cli.run(new KnockknockProxy().command, args);
     }
 }

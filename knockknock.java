@@ -23,111 +23,96 @@ import java.util.List;
 import java.util.concurrent.Callable;
 import java.util.stream.Stream;
 
-import picocli.CommandLine.ArgGroup;
-import picocli.CommandLine.Command;
+import picocli.CommandLine.Model.ArgGroupSpec;
 import picocli.CommandLine.Model.CommandSpec;
-import picocli.CommandLine.Option;
+import picocli.CommandLine.Model.OptionSpec;
+import picocli.CommandLine.Model.PositionalParamSpec;
 import picocli.CommandLine.ParameterException;
-import picocli.CommandLine.Parameters;
-import picocli.CommandLine.Spec;
 
 /**
  * The client: sends one SYN that asks a server to let one connection in. Reads ~/.knockknock/HOST/,
  * stores the next counter there, and writes one packet to a raw socket. Runs as you, with
  * CAP_NET_RAW until that socket is open, and never as root.
  */
-@Command(name = "knockknock", mixinStandardHelpOptions = true, sortOptions = false,
-        versionProvider = Cli.Version.class,
-        description = "Ask a server to let one connection from here in, with one packet.%n",
-        footer = {"", "Then connect as always, within the 15 seconds that a server gives:",
-            "  knockknock -p 22 example.org && ssh example.org", "",
-            "knockknock-genprofile on the server makes the profile, a directory"
-            + " ~/.knockknock/HOST here.", ""},
-        exitCodeListHeading = "Exit codes:%n",
-        exitCodeList = {"0:the packet was sent (a server never answers it)",
-            "1:it could not be sent", "2:bad usage"})
 final class Knockknock implements Callable<Integer> {
-    @Option(names = {"-p", "--port"}, required = true, paramLabel = "PORT",
-            converter = Cli.Port.class, description = "the port to open")
-    private int port;
+    private final CommandSpec command = Cli.command("knockknock", this,
+            "Ask a server to let one connection from here in, with one packet.", """
+            Then connect as always, within the 15 seconds that a server gives:
+              knockknock -p 22 example.org && ssh example.org
 
-    @ArgGroup
-    private Family family = new Family();
-
-    static final class Family {
-        @Option(names = "-4", description = "knock over IPv4 only")
-        private boolean four;
-
-        @Option(names = "-6", description = "knock over IPv6 only")
-        private boolean six;
-    }
-
-    @ArgGroup
-    private Source source = new Source();
-
-    static final class Source {
-        @Option(names = "--source", paramLabel = "ADDRESS", description = "bind the knock to this"
-                + " address, from which alone it can be used, such as your NAT's; by default it is"
-                + " bound if it leaves from a public address")
-        private String address;
-
-        @Option(names = "--any-source", description = "do not bind the knock: anyone who"
-                + " intercepts it can use it")
-        private boolean any;
-    }
-
-    @Option(names = "--classic", description = "send the original knockknock's kind of packet: for"
-            + " its daemon, and where something on the way strips TCP timestamps")
-    private boolean classic;
-
-    @Spec
-    private CommandSpec spec;
-
-    @Parameters(paramLabel = "HOST", arity = "0..1", description = "the server, by the name of its"
-            + " profile; not needed if there is just one profile")
-    private String host;
+            knockknock-genprofile on the server makes the profile, a directory
+            ~/.knockknock/HOST here.
+            """, "0:the packet was sent (a server never answers it)",
+            "1:it could not be sent", "2:bad usage")
+            .addOption(OptionSpec.builder("-p", "--port").required(true).paramLabel("PORT")
+                    .type(int.class).converters(new Cli.Port())
+                    .description("the port to open").build())
+            .addArgGroup(ArgGroupSpec.builder()
+                    .addArg(Cli.flag("-4", "knock over IPv4 only"))
+                    .addArg(Cli.flag("-6", "knock over IPv6 only")).build())
+            .addArgGroup(ArgGroupSpec.builder()
+                    .addArg(OptionSpec.builder("--source").paramLabel("ADDRESS").type(String.class)
+                            .description("bind the knock to this address, from which alone it"
+                            + " can be used, such as your NAT's; by default it is bound if it"
+                            + " leaves from a public address").build())
+                    .addArg(Cli.flag("--any-source", "do not bind the knock: anyone who intercepts"
+                            + " it can use it")).build())
+            .addOption(Cli.flag("--classic", "send the original knockknock's kind of packet: for"
+                    + " its daemon, and where something on the way strips TCP timestamps"))
+            .addPositional(PositionalParamSpec.builder().paramLabel("HOST").arity("0..1")
+                    .type(String.class).description("the server, by the name of its profile; not"
+                    + " needed if there is just one profile").build());
 
     @Override
     public Integer call() throws IOException {
-        if (source.address != null && !ProfileConfig.isAddress(source.address)) {
-            throw new ParameterException(spec.commandLine(),
-                    "'" + source.address + "' is not an address");
+        var given = command.commandLine().getParseResult();
+        String source = given.matchedOptionValue("--source", "");
+        if (given.hasMatchedOption("--source") && !ProfileConfig.isAddress(source)) {
+            throw new ParameterException(command.commandLine(),
+                    "'" + source + "' is not an address");
         }
         var sender = KnockSender.open();
         var profiles = Path.of(System.getProperty("user.home"), ".knockknock");
-        var profile = Profile.load(directory(profiles));
+        var profile = Profile.load(given.hasMatchedPositional(0)
+                ? directory(profiles, given.matchedPositionalValue(0, "")) : only(profiles));
         var config = profile.config();
-        var carrier = classic || config.classic() ? KnockCodec.Carrier.CLASSIC
-                : KnockCodec.Carrier.COVER;
-        var boundTo = source.any ? "any" : source.address != null ? source.address
-                : config.source();
-        sender.knock(profile, port, carrier, boundTo, addresses(profile.name()));
+        var carrier = given.hasMatchedOption("--classic") || config.classic()
+                ? KnockCodec.Carrier.CLASSIC : KnockCodec.Carrier.COVER;
+        var boundTo = given.hasMatchedOption("--any-source") ? "any"
+                : source.isEmpty() ? config.source() : source;
+        int version = given.hasMatchedOption("-4") ? 4 : given.hasMatchedOption("-6") ? 6 : 0;
+        sender.knock(profile, given.matchedOptionValue("--port", 0), carrier, boundTo,
+                addresses(profile.name(), version));
         return 0;
     }
 
-    private Path directory(Path profiles) throws IOException {
-        if (host == null) {
-            var all = ProfileConfig.list(profiles);
-            if (all.size() != 1) {
-                throw new Failure(all.isEmpty()
-                        ? "there is no profile in " + profiles + ": copy one from the server"
-                        : "there are several profiles in " + profiles + ": say which HOST");
-            }
-            return all.getFirst();
-        }
-        if (host.contains("/") || host.startsWith(".")) {
+    private static Path directory(Path profiles, String host) {
+        if (host.isEmpty() || host.contains("/") || host.startsWith(".")) {
             throw new Failure("'" + host + "' is not a host name");
         }
         return profiles.resolve(host);
     }
 
-    /** The host's addresses in the order in which the system would try them (RFC 6724). */
-    private List<InetAddress> addresses(String name) {
+    private static Path only(Path profiles) throws IOException {
+        var all = ProfileConfig.list(profiles);
+        if (all.size() != 1) {
+            throw new Failure(all.isEmpty()
+                    ? "there is no profile in " + profiles + ": copy one from the server"
+                    : "there are several profiles in " + profiles + ": say which HOST");
+        }
+        return all.getFirst();
+    }
+
+    /**
+     * The host's addresses in the order in which the system would try them (RFC 6724); of one IP
+     * version, or of both if it is 0.
+     */
+    private static List<InetAddress> addresses(String name, int version) {
         try {
             var found = Stream.of(InetAddress.getAllByName(name))
-                    .filter(a -> a instanceof Inet6Address ? !family.four : !family.six).toList();
+                    .filter(a -> version != (a instanceof Inet6Address ? 4 : 6)).toList();
             if (found.isEmpty()) {
-                throw new Failure(name + " has no IPv" + (family.six ? 6 : 4) + " address");
+                throw new Failure(name + " has no IPv" + version + " address");
             }
             return found;
         } catch (UnknownHostException e) {
@@ -137,6 +122,6 @@ final class Knockknock implements Callable<Integer> {
     }
 
     static void main(String[] args) {
-        Cli.run(new Knockknock(), args);
+        Cli.run(new Knockknock().command, args);
     }
 }

@@ -5,23 +5,29 @@ PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 ulimit -c 0 # no core file, also if java dies before it reads its options
 command=${0##*/}
-lib=$(dirname "$(readlink -f "$0")")
 start() { # java, after the words before --
     first=$1
     shift
+    lib=$(readlink -f "$0")
+    lib=${lib%/*}
     exec env -i -C / PATH=$PATH $first "$lib/jdk/bin/java" "@$lib/$command.options" \
         "-Duser.dir=$PWD" -jar "$lib/$command.jar" "$@"
 }
 
-user=$(id -u)
+while read -r key first second _; do # of this shell (proc_pid_status(5))
+    case $key in
+    Uid:) user=$second ;; # the effective one
+    CapEff:) capabilities=$first ;;
+    esac
+done < /proc/self/status
+
 case $command in
 knockknock | knockknock-proxy) # CAP_NET_RAW alone, and the user who asked sudo
     only=-all,+net_raw
     setpriv="setpriv --bounding-set $only --inh-caps $only --ambient-caps $only --no-new-privs"
     [ -z "${SUDO_UID-}" ] || setpriv="$setpriv --reuid $SUDO_UID --regid $SUDO_GID --init-groups"
     [ "$user" != 0 ] || start "$setpriv --" "$@"
-    bits=$(sed -n 's/^CapEff:.*\(.\)...$/\1/p' /proc/self/status) # 15 to 12; CAP_NET_RAW is 13
-    case $bits in [2367abef]) start '' "$@" ;; esac
+    case $capabilities in *[2367abef]???) start '' "$@" ;; esac # bit 13 is CAP_NET_RAW
     ;;
 *) [ "$user" != 0 ] || start '' "$@" ;;
 esac

@@ -7,19 +7,40 @@ import java.nio.file.NoSuchFileException;
 import java.util.concurrent.Callable;
 
 import picocli.CommandLine;
+import picocli.CommandLine.IExecutionExceptionHandler;
+import picocli.CommandLine.IParameterExceptionHandler;
 import picocli.CommandLine.ITypeConverter;
-import picocli.CommandLine.IVersionProvider;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Model.OptionSpec;
+import picocli.CommandLine.Model.UsageMessageSpec;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.ParseResult;
 import picocli.CommandLine.TypeConversionException;
 
-/** What commands share: an error is one line on stderr; exit 0 done, 1 could not, 2 bad usage. */
+/**
+ * What commands share: an error is one line on stderr; exit 0 done, 1 could not, 2 bad usage. Their
+ * options are built, not annotated: picocli would need 35 ms to read annotations at every start.
+ */
 final class Cli {
     private Cli() {}
 
-    static final class Version implements IVersionProvider {
-        @Override
-        public String[] getVersion() {
-            return new String[] {"${COMMAND-NAME} 2.0.0"};
-        }
+    /**
+     * A command without options yet, and its --help: what it does, what else to know, and lines
+     * "CODE:MEANING".
+     */
+    static CommandSpec command(String name, Callable<Integer> action, String purpose, String more,
+            String... exitCodes) {
+        var command = CommandSpec.wrapWithoutInspection(action).name(name)
+                .version(name + " 2.0.0");
+        command.usageMessage().sortOptions(false).description(purpose, "")
+                .exitCodeListHeading("Exit codes:%n")
+                .exitCodeList(UsageMessageSpec.keyValuesMap(exitCodes)).footer("", more);
+        return command;
+    }
+
+    /** An option without a value. */
+    static OptionSpec flag(String name, String description) {
+        return OptionSpec.builder(name).description(description).build();
     }
 
     /** A port in plain decimal, 1 to 65535. */
@@ -34,23 +55,39 @@ final class Cli {
         }
     }
 
+    /** Prints an error as one line, and says what to exit with. */
+    private static final class Complaint
+            implements IParameterExceptionHandler, IExecutionExceptionHandler {
+        @Override
+        public int handleParseException(ParameterException e, String[] args) {
+            var name = e.getCommandLine().getCommandName();
+            complain(e.getMessage() + "; see " + name + " --help");
+            return 2;
+        }
+
+        @Override
+        public int handleExecutionException(Exception e, CommandLine command, ParseResult given)
+                throws Exception {
+            switch (e) {
+                case Failure failure -> complain(failure.getMessage());
+                case IOException io -> complain(reason(io));
+                default -> throw e;
+            }
+            return 1;
+        }
+    }
+
     /** Runs {@code command} and ends the process with its exit code. */
-    static void run(Callable<Integer> command, String[] args) {
+    static void run(CommandSpec command, String[] args) {
+        command.addOption(OptionSpec.builder("-h", "--help").usageHelp(true)
+                .description("Show this help message and exit.").build());
+        command.addOption(OptionSpec.builder("-V", "--version").versionHelp(true)
+                .description("Print version information and exit.").build());
+        var complaint = new Complaint();
         System.exit(new CommandLine(command)
                 .setExpandAtFiles(false) // or '@file' would be read, and perhaps shown, as root
-                .setParameterExceptionHandler((e, _) -> {
-                    var name = e.getCommandLine().getCommandName();
-                    complain(e.getMessage() + "; see " + name + " --help");
-                    return 2;
-                })
-                .setExecutionExceptionHandler((e, _, _) -> {
-                    switch (e) {
-                        case Failure failure -> complain(failure.getMessage());
-                        case IOException io -> complain(reason(io));
-                        default -> throw e;
-                    }
-                    return 1;
-                })
+                .setParameterExceptionHandler(complaint)
+                .setExecutionExceptionHandler(complaint)
                 .execute(args));
     }
 

@@ -12,7 +12,6 @@ import java.nio.channels.DatagramChannel;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.security.SecureRandom;
 import java.util.List;
 import java.util.Optional;
 import java.util.random.RandomGenerator;
@@ -37,7 +36,7 @@ final class KnockSender {
      */
     record Shape(int mss, int window, int scale, int lowPort, int highPort, boolean labelBit) {}
 
-    private final RandomGenerator random = new SecureRandom();
+    private final RandomGenerator random = Sys::random;
     private final int socket4, socket6;
 
     private KnockSender(int socket4, int socket6) {

@@ -4,6 +4,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermission;
 import java.util.List;
+import java.util.Optional;
 
 /**
  * A server's config: how many seconds a port stays open, how many counters are tried, which log is
@@ -16,14 +17,13 @@ record ServerConfig(int delay, int window, Path log, String userName, int user, 
     private static final int LARGEST_WINDOW = 500;
 
     /**
-     * Reads DIR/config, if it is there; {@code logOption}, if not null, takes the place of its log.
+     * Reads DIR/config, if it is there; {@code otherLog} takes the place of its log.
      */
-    static ServerConfig read(Path dir, Path logOption) throws IOException {
+    static ServerConfig read(Path dir, Optional<Path> otherLog) throws IOException {
         var file = dir.resolve("config");
         var known = List.of("delay", "error_window", "log", "user", "group");
         var config = Config.read(Files.exists(file) ? file : Path.of("/dev/null"), known);
-        var log = logOption != null ? logOption
-                : Path.of(config.get("log").orElse(KernelLog.KMSG.toString()));
+        var log = otherLog.orElse(Path.of(config.get("log").orElse(KernelLog.KMSG.toString())));
         if (!Files.exists(log)) {
             throw new Failure("there is no log " + log + ": name the file with the kernel's"
                     + " messages, or /dev/kmsg");

@@ -8,7 +8,7 @@
 //SOURCES lib/Sudo.java
 //SOURCES lib/Sys.java
 //JAVAC_OPTIONS -XDstringConcat=inline
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData -XX:+DisableAttachMechanism -XX:+ErrorFileToStderr -XX:-CreateCoredumpOnCrash -XX:-DumpReplayDataOnError
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:CompileThresholdScaling=2 -XX:-UsePerfData -XX:+DisableAttachMechanism -XX:+ErrorFileToStderr -XX:-CreateCoredumpOnCrash -XX:-DumpReplayDataOnError
 
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
@@ -53,12 +53,14 @@ final class KnockknockGenprofile implements Callable<Integer> {
                     .description("the only ports that this profile may open, such as 22,443;"
                     + " recommended, as forged knocks then cost the server next to nothing"
                     + " (default: any port)").build())
-            .addPositional(PositionalParamSpec.builder().index("0").paramLabel("NAME")
-                    .type(String.class).description("what to call the profile here, such as the"
-                    + " client's name").build())
-            .addPositional(PositionalParamSpec.builder().index("1").paramLabel("KNOCKPORT")
-                    .type(int.class).converters(new Cli.Port()).description("the TCP port to knock"
-                    + " on, which no service and no other profile uses").build());
+            .addPositional(PositionalParamSpec.builder().index("0").required(true)
+                    .paramLabel("NAME").type(String.class)
+                    .description("what to call the profile here, such as the client's name")
+                    .build())
+            .addPositional(PositionalParamSpec.builder().index("1").required(true)
+                    .paramLabel("KNOCKPORT").type(int.class).converters(new Cli.Port())
+                    .description("the TCP port to knock on, which no service and no other profile"
+                    + " uses").build());
 
     @Override
     public Integer call() throws IOException {

@@ -71,9 +71,9 @@ final class KnockknockProxy implements Callable<Integer> {
             .addOption(OptionSpec.builder("--socks-timeout").paramLabel("SECONDS").type(int.class)
                     .description("how long a program may take to say where it wants to go"
                     + " (default: " + SOCKS_SECONDS + ")").build())
-            .addPositional(PositionalParamSpec.builder().paramLabel("LISTENPORT").type(int.class)
-                    .converters(new Cli.Port()).description("the port to listen on, such as 1080")
-                    .build());
+            .addPositional(PositionalParamSpec.builder().required(true).paramLabel("LISTENPORT")
+                    .type(int.class).converters(new Cli.Port())
+                    .description("the port to listen on, such as 1080").build());
 
     private final ScheduledThreadPoolExecutor deadlines = new ScheduledThreadPoolExecutor(1);
     private final Map<String, ReentrantLock> locks = new ConcurrentHashMap<>(); // by target

@@ -14,7 +14,6 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Optional;
-import java.util.random.RandomGenerator;
 import java.util.stream.Stream;
 
 /**
@@ -36,7 +35,6 @@ final class KnockSender {
      */
     record Shape(int mss, int window, int scale, int lowPort, int highPort, boolean labelBit) {}
 
-    private final RandomGenerator random = Sys::random;
     private final int socket4, socket6;
 
     private KnockSender(int socket4, int socket6) {
@@ -106,7 +104,7 @@ final class KnockSender {
             } while (fields.id() == 0);
             // 5. Send one packet.
             int knockPort = profile.config().knockPort();
-            Sys.send(socket, packet(own, target, knockPort, fields, shape, random), target);
+            Sys.send(socket, packet(own, target, knockPort, fields, shape, Sys.random()), target);
         }
     }
 
@@ -171,13 +169,14 @@ final class KnockSender {
 
     /**
      * A whole IP packet with a SYN; fields with a timestamp get the kernel's options, others none.
+     * {@code random}: 64 bits for the source port and the top of the flow label.
      */
     static byte[] packet(InetAddress source, InetAddress target, int knockPort,
-            KnockCodec.Fields fields, Shape shape, RandomGenerator random) {
+            KnockCodec.Fields fields, Shape shape, long random) {
         boolean cover = fields.tsval().isPresent();
         // connect(2) takes every other port of the range, and leaves the rest to bind(2)
         int count = Math.max(1, (shape.highPort - shape.lowPort + 1) / 2);
-        int sourcePort = shape.lowPort + 2 * random.nextInt(count);
+        int sourcePort = shape.lowPort + 2 * (int) ((random >>> 4) % count);
         var tcp = ByteBuffer.allocate(cover ? 40 : 20)
                 .putShort((short) sourcePort).putShort((short) knockPort)
                 .putInt((int) fields.seq()).putInt((int) fields.ack())
@@ -195,7 +194,7 @@ final class KnockSender {
         boolean six = target instanceof Inet6Address;
         var ip = ByteBuffer.allocate((six ? 40 : 20) + tcp.capacity());
         if (six) {
-            int label = (random.nextInt(16) | (shape.labelBit ? 8 : 0)) << 16 | fields.id();
+            int label = ((int) random & 15 | (shape.labelBit ? 8 : 0)) << 16 | fields.id();
             ip.putInt(6 << 28 | label) // version, traffic class 0, flow label
                     .putShort((short) tcp.capacity()).put((byte) IPPROTO_TCP).put((byte) TTL);
         } else {

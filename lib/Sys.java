@@ -60,7 +60,7 @@ final class Sys {
         }
     }
 
-    /** 64 random bits (getrandom(2)); a SecureRandom of the JDK's takes 7 ms to start. */
+    /** 64 random bits (getrandom(2)). */
     static long random() {
         try (var arena = Arena.ofConfined()) {
             var bits = arena.allocate(ValueLayout.JAVA_LONG);

@@ -313,6 +313,7 @@ class ProxyTest {
         for (var port : List.of("0", "65536", "x")) {
             assertEquals(2, lab.run(lab.script("knockknock-proxy", port)).exit());
         }
+        assertEquals(2, lab.run(lab.script("knockknock-proxy")).exit());
         assertEquals(2, lab.run(lab.script("knockknock-proxy", "--socks-timeout", "0", "" + PORT)).exit());
         lab.profile("laptop", 666, "nosuchhost.invalid");
         startHere();

@@ -80,12 +80,6 @@ class ServiceTest {
         Lab.await(() -> "the knock: " + lab.said(), () -> lab.said("opened port 22") == 1);
         assertTrue(lab.connects(Lab.SERVER, 22), lab.said());
 
-        lab.must("sh", "-c", "cd " + lab.work + " && " + lib + "/jdk/bin/java -cp " + lib + "/knockknock.jar"
-                + " picocli.AutoComplete -n knockknock Knockknock");
-        assertEquals("--classic\n", lab.must("bash", "-c", ". " + lab.work.resolve("knockknock_completion")
-                + "; COMP_WORDS=(knockknock --c) COMP_CWORD=1; compopt() { :; }; _complete_knockknock;"
-                + " echo ${COMPREPLY[@]}"));
-
         lab.stopDaemon(); // as its user is to be removed
         lab.must("env", "PREFIX=" + prefix, "./install.sh", "--remove");
         assertEquals("", lab.must("find", prefix.toString(), "!", "-type", "d"));

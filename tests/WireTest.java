@@ -137,7 +137,7 @@ class WireTest {
         var labels = new int[16];
         for (int counter = 0; counter < 10_000; counter++) {
             var packet = KnockSender.packet(client, server, 666,
-                    codec.seal(22, counter, KnockCodec.Carrier.COVER, counter % 2 == 0 ? new byte[0] : client.getAddress()), shape, random);
+                    codec.seal(22, counter, KnockCodec.Carrier.COVER, counter % 2 == 0 ? new byte[0] : client.getAddress()), shape, random.nextLong());
             for (int i = 0; i < varying.length; i++) {
                 counts[i][packet[varying[i]] & 0xFF]++;
             }

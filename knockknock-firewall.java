@@ -240,16 +240,15 @@ final class KnockknockFirewall {
         if (found != ENOENT) {
             return found == 0 ? EEXIST : found;
         }
-        var master = message(1 << 8, ack | create, from, // IPCTNL_MSG_CT_NEW
-                tuple(1, from, to, port, 0), // CTA_TUPLE_ORIG: one for each port
+        // CTA_TUPLE_ORIG and CTA_EXPECT_MASTER: for each port another one
+        var original = tuple(1, from, to, port, 0);
+        var master = message(1 << 8, ack | create, from, original, // IPCTNL_MSG_CT_NEW
                 tuple(2, to, from, 0, port), // CTA_TUPLE_REPLY
                 attribute(3, number(4, 4 | 8)), // CTA_STATUS: IPS_ASSURED, IPS_CONFIRMED
                 nest(4, nest(1, attribute(1, number(1, 1)))), // CTA_PROTOINFO.._TCP_STATE: SYN_SENT
                 nest(5, attribute(1, "ftp\0".getBytes(US_ASCII))), // CTA_HELP, CTA_HELP_NAME
                 attribute(7, number(4, seconds))); // CTA_TIMEOUT
-        byte[][] expectation = {
-            tuple(1, from, to, port, 0), // CTA_EXPECT_MASTER
-            expected,
+        byte[][] expectation = {original, expected,
             tuple(3, mask, mask, 0, 0xFFFF), // CTA_EXPECT_MASK
             attribute(4, number(4, seconds))}; // CTA_EXPECT_TIMEOUT
         // The kernel ignores the timeout of a new expectation: make it, then update it.

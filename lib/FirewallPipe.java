@@ -75,7 +75,8 @@ final class FirewallPipe {
                     "--reuid", "" + config.user(), "--regid", "" + config.group(), "--clear-groups",
                     "--bounding-set", "-all,+net_admin", "--inh-caps", "-all,+net_admin",
                     "--ambient-caps", "-all,+net_admin", "--no-new-privs", "--", java,
-                    "-Xint", "-Xmx8m", "-XX:+UseSerialGC", // needs little memory
+                    "-XX:+UseSerialGC", "-Xmx8m", "-Xmn1m", "-XX:TieredStopAtLevel=1",
+                    "-XX:TrimNativeHeapInterval=60000", // needs little memory
                     "-XX:-UsePerfData", "-XX:+DisableAttachMechanism", // makes no file for others
                     "-XX:+ErrorFileToStderr", "-XX:-CreateCoredumpOnCrash",
                     "-XX:-DumpReplayDataOnError", // nor if it crashes

@@ -174,7 +174,7 @@ final class Bench {
         lab.must("sh", "-c", "pkill hping3; sleep 1");
         idle("daemon, firewall half and nft", lab.daemon());
         lab.stopDaemon();
-        Files.writeString(lab.work.resolve("Empty.java"), "void main() throws Exception { Thread.sleep(60_000); }");
+        Files.writeString(lab.work.resolve("Empty.java"), "void main() throws Exception { Thread.sleep(120_000); }");
         lab.must(jdk + "/bin/javac", "-d", lab.work.toString(), lab.work.resolve("Empty.java").toString());
         var empty = lab.start(lab.work.resolve("empty"), List.of(jdk + "/bin/java", "-XX:+UseSerialGC", "-cp", lab.work.toString(), "Empty"));
         idle("for comparison: an empty JVM", empty);
@@ -196,7 +196,7 @@ final class Bench {
     /** What a process and its children cost while nothing happens. */
     private void idle(String what, Process process) throws Exception {
         var processes = tree(process);
-        Thread.sleep(5000);
+        Thread.sleep(65_000); // once a minute the daemon gives memory back
         long before = switches(processes);
         Thread.sleep(20_000);
         row(what + ", idle: wake-ups", "/s", List.of((switches(processes) - before) / 20.0));

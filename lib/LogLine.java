@@ -41,7 +41,7 @@ final class LogLine {
             \\ PROTO=TCP \\ SPT=(?<spt>\\d++) \\ DPT=(?<dpt>\\d++)
             \\ SEQ=(?<seq>\\d++) \\ ACK=(?<ack>\\d++) \\ WINDOW=(?<window>\\d++)
             \\ RES=0x\\w\\w \\ SYN \\ URGP=(?<urgp>\\d++)
-            (?:\\ OPT\\ \\((?<options>(?:[0-9A-F]{2})++)\\))?+ (?:\\ MARK=\\w++)?+ \\ ?+
+            (?:\\ OPT\\ \\((?<options>[0-9A-F]++)\\))?+ (?:\\ MARK=\\w++)?+ \\ ?+
             """, Pattern.COMMENTS);
     private static final byte[] DPT = " DPT=".getBytes(StandardCharsets.US_ASCII);
 

@@ -99,6 +99,7 @@ class LogLineTest {
                 "SRC=10.99.0.2", "SRC=10.99.0.256", "SYN", "SYN FIN", "PROTO=TCP", "PROTO=UDP").entrySet()) {
             assertTrue(parse(line.replace(change.getKey(), change.getValue())).isEmpty(), change.toString());
         }
+        assertTrue(parse(line.replace("OPT (", "OPT (0")).isEmpty(), "half a byte of options");
         var v6 = lines().get("v6_tcp_syn_options");
         assertTrue(parse(v6.replace("FLOWLBL=65535", "FLOWLBL=1048576")).isEmpty());
         assertTrue(parse(v6.replace("FLOWLBL=65535", "FLOWLBL=65535 ID=5")).isEmpty());

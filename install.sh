@@ -59,8 +59,9 @@ f86e30fffd10d2b13b8caa8d4b237a7ee61f2ffccf5b1941de718b765d235bf8  picocli-4.7.7.
 END
 
 # What is used of them becomes one jar that is not compressed: of Bouncy Castle the lightweight API,
-# as the JVM would else read a list of 6,229 files at every start. It goes on the boot class path:
-# the hashes are right, so the JVM need not verify classes and signatures at every start either.
+# as the JVM would else read a list of 6,229 files at every start (a knock without it: 20 ms more).
+# It goes on the boot class path: the hashes are right, so the JVM need not verify classes and
+# signatures at every start either (without that: 150 ms more).
 (
     cd "$build/knockknock/lib"
     for jar in *.jar; do
@@ -91,8 +92,9 @@ as_root cp -r "$build/knockknock" "$prefix/lib/"
 for command in $commands; do as_root ln -sf "$lib/launcher.sh" "$prefix/bin/$command"; done
 echo "installed in $prefix/bin: $commands"
 
-# For a fast start, the JVM records which classes the client loads in a knock (JEP 514), on loopback
-# in a network of its own, with a profile that is thrown away. -Xint: and not what it compiles.
+# For a fast start (without it: 70 ms more), the JVM records which classes the client loads in a
+# knock (JEP 514), on loopback in a network of its own, with a profile that is thrown away. -Xint:
+# and not what it compiles.
 as_root "$prefix/bin/knockknock-genprofile" --dir "$build/server" 127.0.0.1 1 > /dev/null
 mkdir "$build/.knockknock"
 as_root mv "$build/server/profiles/127.0.0.1" "$build/.knockknock/"

@@ -18,7 +18,7 @@
 //SOURCES lib/Sudo.java
 //SOURCES lib/Sys.java
 //JAVAC_OPTIONS -XDstringConcat=inline
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmx24m -Xmn2m -XX:-UsePerfData -XX:+DisableAttachMechanism -XX:+ErrorFileToStderr -XX:-CreateCoredumpOnCrash -XX:-DumpReplayDataOnError -XX:+UnlockDiagnosticVMOptions -XX:AsyncDeflationInterval=0 -XX:TrimNativeHeapInterval=60000 -Djdk.lang.Process.launchMechanism=FORK
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmx24m -Xmn2m -XX:-UsePerfData -XX:+DisableAttachMechanism -XX:+ErrorFileToStderr -XX:-CreateCoredumpOnCrash -XX:-DumpReplayDataOnError -XX:+UnlockDiagnosticVMOptions -XX:AsyncDeflationInterval=0 -XX:ServiceThreadCleanupInterval=60000 -XX:TrimNativeHeapInterval=60000 -Djdk.lang.Process.launchMechanism=FORK
 
 import java.io.IOException;
 import java.nio.file.Files;

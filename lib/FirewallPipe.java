@@ -80,7 +80,8 @@ final class FirewallPipe {
                     "-XX:-UsePerfData", "-XX:+DisableAttachMechanism", // makes no file for others
                     "-XX:+ErrorFileToStderr", "-XX:-CreateCoredumpOnCrash",
                     "-XX:-DumpReplayDataOnError", // nor if it crashes
-                    "-XX:+UnlockDiagnosticVMOptions", "-XX:AsyncDeflationInterval=0", // no wake-ups
+                    "-XX:+UnlockDiagnosticVMOptions", "-XX:AsyncDeflationInterval=0",
+                    "-XX:ServiceThreadCleanupInterval=60000", // seldom wakes up
                     "-Xlog:disable", "-Xlog:all=warning:stderr", // stdout is for answers,
                     "-Xrs", // and not for the thread dump that SIGQUIT would ask for
                     "--enable-native-access=ALL-UNNAMED", "-cp", directory.toString(),

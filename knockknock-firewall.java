@@ -240,7 +240,7 @@ final class KnockknockFirewall {
         if (found != ENOENT) {
             return found == 0 ? EEXIST : found;
         }
-        // CTA_TUPLE_ORIG and CTA_EXPECT_MASTER: for each port another one
+        // CTA_TUPLE_ORIG and CTA_EXPECT_MASTER; from the port, so that each port has its own
         var original = tuple(1, from, to, port, 0);
         var master = message(1 << 8, ack | create, from, original, // IPCTNL_MSG_CT_NEW
                 tuple(2, to, from, 0, port), // CTA_TUPLE_REPLY

@@ -66,8 +66,8 @@ final class KnockknockGenprofile implements Callable<Integer> {
     public Integer call() throws IOException {
         var given = command.commandLine().getParseResult();
         var dir = given.matchedOptionValue("--dir", Path.of(DIR));
-        String name = given.matchedPositionalValue(0, "");
-        int knockPort = given.matchedPositionalValue(1, 0);
+        String name = given.matchedPositional(0).getValue();
+        int knockPort = given.matchedPositional(1).getValue();
         if (!name.matches("[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")) {
             throw new ParameterException(command.commandLine(),
                     "'" + name + "' cannot be a profile's name: use letters, digits, . _ and -");

@@ -84,7 +84,7 @@ final class KnockknockProxy implements Callable<Integer> {
     @Override
     public Integer call() throws IOException, InterruptedException {
         var given = command.commandLine().getParseResult();
-        int listenPort = given.matchedPositionalValue(0, 0);
+        int listenPort = given.matchedPositional(0).getValue();
         socksTimeout = given.matchedOptionValue("--socks-timeout", SOCKS_SECONDS);
         if (socksTimeout < 1) {
             throw new ParameterException(command.commandLine(),

@@ -71,18 +71,18 @@ final class Knockknock implements Callable<Integer> {
             throw new ParameterException(command.commandLine(),
                     "'" + source + "' is not an address");
         }
+        int port = given.matchedOption("--port").getValue();
         var sender = KnockSender.open();
         var profiles = Path.of(System.getProperty("user.home"), ".knockknock");
         var profile = Profile.load(given.hasMatchedPositional(0)
-                ? directory(profiles, given.matchedPositionalValue(0, "")) : only(profiles));
+                ? directory(profiles, given.matchedPositionalValue(0, "")) : onlyOne(profiles));
         var config = profile.config();
         var carrier = given.hasMatchedOption("--classic") || config.classic()
                 ? KnockCodec.Carrier.CLASSIC : KnockCodec.Carrier.COVER;
         var boundTo = given.hasMatchedOption("--any-source") ? "any"
                 : source.isEmpty() ? config.source() : source;
         int version = given.hasMatchedOption("-4") ? 4 : given.hasMatchedOption("-6") ? 6 : 0;
-        sender.knock(profile, given.matchedOptionValue("--port", 0), carrier, boundTo,
-                addresses(profile.name(), version));
+        sender.knock(profile, port, carrier, boundTo, addresses(profile.name(), version));
         return 0;
     }
 
@@ -93,7 +93,7 @@ final class Knockknock implements Callable<Integer> {
         return profiles.resolve(host);
     }
 
-    private static Path only(Path profiles) throws IOException {
+    private static Path onlyOne(Path profiles) throws IOException {
         var all = ProfileConfig.list(profiles);
         if (all.size() != 1) {
             throw new Failure(all.isEmpty()
@@ -110,7 +110,8 @@ final class Knockknock implements Callable<Integer> {
     private static List<InetAddress> addresses(String name, int version) {
         try {
             var found = Stream.of(InetAddress.getAllByName(name))
-                    .filter(a -> version != (a instanceof Inet6Address ? 4 : 6)).toList();
+                    .filter(a -> version == 0 || version == (a instanceof Inet6Address ? 6 : 4))
+                    .toList();
             if (found.isEmpty()) {
                 throw new Failure(name + " has no IPv" + version + " address");
             }

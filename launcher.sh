@@ -5,21 +5,22 @@ PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 ulimit -c 0 # no core file, also if java dies before it reads its options
 command=${0##*/}
-start() { # java, after the words before --
-    first=$1
+start() { # java, after the words of the first argument
+    prefix=$1
     shift
     lib=$(readlink -f "$0")
     lib=${lib%/*}
-    exec env -i -C / PATH=$PATH $first "$lib/jdk/bin/java" "@$lib/$command.options" \
+    exec env -i -C / PATH=$PATH $prefix "$lib/jdk/bin/java" "@$lib/$command.options" \
         "-Duser.dir=$PWD" -jar "$lib/$command.jar" "$@"
 }
 
-while read -r key first second _; do # of this shell (proc_pid_status(5))
+# This shell's effective user and capabilities (proc_pid_status(5)), without starting id and sed.
+while read -r key first second _; do
     case $key in
-    Uid:) user=$second ;; # the effective one
+    Uid:) user=$second ;;
     CapEff:) capabilities=$first ;;
     esac
-done < /proc/self/status
+done < /proc/self/status || exit 1
 
 case $command in
 knockknock | knockknock-proxy) # CAP_NET_RAW alone, and the user who asked sudo

@@ -23,7 +23,8 @@ record ServerConfig(int delay, int window, Path log, String userName, int user, 
         var file = dir.resolve("config");
         var known = List.of("delay", "error_window", "log", "user", "group");
         var config = Config.read(Files.exists(file) ? file : Path.of("/dev/null"), known);
-        var log = otherLog.orElse(Path.of(config.get("log").orElse(KernelLog.KMSG.toString())));
+        var log = otherLog.orElseGet(
+                () -> Path.of(config.get("log").orElse(KernelLog.KMSG.toString())));
         if (!Files.exists(log)) {
             throw new Failure("there is no log " + log + ": name the file with the kernel's"
                     + " messages, or /dev/kmsg");

@@ -60,7 +60,7 @@ final class Sys {
         }
     }
 
-    /** 64 random bits (getrandom(2)). */
+    /** 64 random bits (getrandom(2)); a SecureRandom would take milliseconds to start. */
     static long random() {
         try (var arena = Arena.ofConfined()) {
             var bits = arena.allocate(ValueLayout.JAVA_LONG);

@@ -73,6 +73,9 @@ class BadInputTest {
         clientRefuses(2, "mutually exclusive", "-4", "-6", "-p", "22", Lab.SERVER);
         clientRefuses(2, "mutually exclusive", "--source", "203.0.113.7", "--any-source", "-p", "22", Lab.SERVER);
         clientRefuses(2, "'example.org' is not an address", "--source", "example.org", "-p", "22", Lab.SERVER);
+        clientRefuses(2, "'' is not an address", "--source", "", "-p", "22", Lab.SERVER);
+        clientRefuses(2, "--any-source", "--any-source=false", "-p", "22", Lab.SERVER);
+        clientRefuses(1, "'' is not a host name", "-p", "22", "");
         clientRefuses(2, "--loud", "-p", "22", "--loud");
         clientRefuses(2, "two", "-p", "22", "one", "two");
         clientRefuses(1, "is not a host name", "-p", "22", "../../etc");

@@ -258,6 +258,7 @@ final class Bench {
             row("and with the libraries as they were published", "ms", repeat(25, () -> time(knock)));
             Files.writeString(options, Files.readString(options).replace(bootClassPath, ""));
             row("and without them on the boot class path", "ms", repeat(25, () -> time(knock)));
+            lab.must("rm", "-r", classPath.toString());
             Files.writeString(options, asInstalled);
             row("sudo -n -l", "ms", repeat(25, () -> time(lab.asAlice(List.of("sudo", "-n", "-l")))));
             lab.must("chown", "-R", "root", lab.home.toString());

@@ -41,7 +41,6 @@ import picocli.CommandLine.Model.OptionSpec;
  * it drops to an unprivileged user for good, and only then reads the log.
  */
 final class KnockknockDaemon implements Callable<Integer> {
-    private static final String DIR = "/etc/knockknock.d";
     private static final long QUIET_NANOS = 10_000_000_000L; // between complaints about a profile
     private static final BitSet ANY_PORT = new BitSet();
 
@@ -56,8 +55,8 @@ final class KnockknockDaemon implements Callable<Integer> {
             """, "0:--check found no problem",
             "1:it could not start, or its firewall half or the log ended", "2:bad usage")
             .addOption(OptionSpec.builder("--dir").paramLabel("DIR").type(Path.class)
-                    .description("the server's directory: config and profiles (default: " + DIR
-                    + ")").build())
+                    .defaultValue("/etc/knockknock.d").description("the server's directory: config"
+                    + " and profiles (default: ${DEFAULT-VALUE})").build())
             .addOption(OptionSpec.builder("--log").paramLabel("FILE").type(Path.class)
                     .description("follow this file instead of /dev/kmsg").build())
             .addOption(Cli.flag("--check", "say what is missing or wrong on this host, change"
@@ -99,14 +98,14 @@ final class KnockknockDaemon implements Callable<Integer> {
         }
         Privileges.closeInherited();
         Privileges.leaveTerminal();
-        var given = command.commandLine().getParseResult();
-        var dir = given.matchedOptionValue("--dir", Path.of(DIR));
-        Optional<Path> otherLog = Optional.ofNullable(given.matchedOptionValue("--log", null));
+        Path dir = command.findOption("--dir").getValue();
+        var profiles = dir.resolve("profiles");
+        Optional<Path> otherLog = Optional.ofNullable(command.findOption("--log").getValue());
         var config = ServerConfig.read(dir, otherLog);
-        if (given.hasMatchedOption("--check")) {
-            return new ServerCheck().run(dir.resolve("profiles"), config) ? 0 : 1;
+        if (command.commandLine().getParseResult().hasMatchedOption("--check")) {
+            return new ServerCheck().run(profiles, config) ? 0 : 1;
         }
-        loadProfiles(dir.resolve("profiles"), config.window());
+        loadProfiles(profiles, config.window());
         try (var log = KernelLog.open(config.log())) {
             firewall = FirewallPipe.start(config, ports(), numbers(knockPorts));
             Privileges.dropTo(config.user(), config.group(), config.logGroups());

@@ -33,7 +33,6 @@ import picocli.CommandLine.ParameterException;
  * there. Runs as root, to whom the directory belongs.
  */
 final class KnockknockGenprofile implements Callable<Integer> {
-    private static final String DIR = "/etc/knockknock.d";
     private static final FileAttribute<?> FILE =
             PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rw-------"));
     private static final FileAttribute<?> DIRECTORY =
@@ -47,7 +46,8 @@ final class KnockknockGenprofile implements Callable<Integer> {
             Bring it to the client as the output says, then start knockknock-daemon again.
             """, "0:the profile is made", "1:it is not, and nothing was changed", "2:bad usage")
             .addOption(OptionSpec.builder("--dir").paramLabel("DIR").type(Path.class)
-                    .description("the server's directory (default: " + DIR + ")").build())
+                    .defaultValue("/etc/knockknock.d")
+                    .description("the server's directory (default: ${DEFAULT-VALUE})").build())
             .addOption(OptionSpec.builder("--open").paramLabel("PORTS").type(String.class)
                     .converters(new PortList())
                     .description("the only ports that this profile may open, such as 22,443;"
@@ -65,7 +65,7 @@ final class KnockknockGenprofile implements Callable<Integer> {
     @Override
     public Integer call() throws IOException {
         var given = command.commandLine().getParseResult();
-        var dir = given.matchedOptionValue("--dir", Path.of(DIR));
+        Path dir = command.findOption("--dir").getValue();
         String name = given.matchedPositional(0).getValue();
         int knockPort = given.matchedPositional(1).getValue();
         if (!name.matches("[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")) {

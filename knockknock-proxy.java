@@ -54,7 +54,6 @@ import picocli.CommandLine.ParameterException;
  * it. Runs as you, with CAP_NET_RAW until the raw sockets are open, and never as root.
  */
 final class KnockknockProxy implements Callable<Integer> {
-    private static final int SOCKS_SECONDS = 10;
     private static final int CONNECT_MILLIS = 10_000; // to a host without a profile
     private static final int KNOCK_MILLIS = 2_000; // from a knock until it counts as lost
     private static final int KNOCKS = 2;
@@ -69,8 +68,8 @@ final class KnockknockProxy implements Callable<Integer> {
             may all use your profiles.
             """, "1:it could not start", "2:bad usage")
             .addOption(OptionSpec.builder("--socks-timeout").paramLabel("SECONDS").type(int.class)
-                    .description("how long a program may take to say where it wants to go"
-                    + " (default: " + SOCKS_SECONDS + ")").build())
+                    .defaultValue("10").description("how long a program may take to say where it"
+                    + " wants to go (default: ${DEFAULT-VALUE})").build())
             .addPositional(PositionalParamSpec.builder().required(true).paramLabel("LISTENPORT")
                     .type(int.class).converters(new Cli.Port())
                     .description("the port to listen on, such as 1080").build());
@@ -83,9 +82,8 @@ final class KnockknockProxy implements Callable<Integer> {
 
     @Override
     public Integer call() throws IOException, InterruptedException {
-        var given = command.commandLine().getParseResult();
-        int listenPort = given.matchedPositional(0).getValue();
-        socksTimeout = given.matchedOptionValue("--socks-timeout", SOCKS_SECONDS);
+        int listenPort = command.commandLine().getParseResult().matchedPositional(0).getValue();
+        socksTimeout = command.findOption("--socks-timeout").getValue();
         if (socksTimeout < 1) {
             throw new ParameterException(command.commandLine(),
                     "--socks-timeout must be at least 1 second");

@@ -35,6 +35,9 @@ if [ "${1-}" = --remove ]; then
     if [ -e $rsyslog ]; then as_root rm $rsyslog; restart_rsyslog; fi
     for command in $commands; do as_root rm -f "$prefix/bin/$command"; done
     as_root rm -rf "$lib"
+    echo "removed. What you made stays: profiles in /etc/knockknock.d and ~/.knockknock, the unit"
+    echo "in /etc/systemd/system, and the line for sudo: take that one out with visudo, or whoever"
+    echo "can write to $prefix/bin can become root with it"
     exit
 fi
 [ $# = 0 ] || fail "usage: ./install.sh [--remove]"
@@ -94,16 +97,23 @@ echo "installed in $prefix/bin: $commands"
 
 # The JVM records which classes the client loads in a knock (JEP 514), on loopback in a network of
 # its own, with a profile that is thrown away. A knock then takes 60 ms less. With -Xint it does not
-# record what it compiles: that would take more time than it saves.
+# record what it compiles: that would take more time than it saves. Without it all works as well.
 as_root "$prefix/bin/knockknock-genprofile" --dir "$build/server" 127.0.0.1 1 > /dev/null
 mkdir "$build/.knockknock"
 as_root mv "$build/server/profiles/127.0.0.1" "$build/.knockknock/"
-as_root unshare --net sh -c 'ip link set lo up && exec "$@"' sh env -i -C / PATH=/usr/bin:/bin \
-    setpriv --bounding-set -all,+net_raw --inh-caps -all,+net_raw --ambient-caps -all,+net_raw \
+only=-all,+net_raw
+if as_root unshare --net sh -c 'ip link set lo up && exec "$@"' sh \
+    env -i -C / PATH=/usr/bin:/bin LC_ALL=C.UTF-8 \
+    setpriv --bounding-set $only --inh-caps $only --ambient-caps $only \
     "$jdk/bin/java" "@$lib/knockknock.options" -Xint -Duser.home="$build" \
     -XX:AOTCacheOutput="$lib/knockknock.aot" -jar "$lib/knockknock.jar" -p 1 127.0.0.1 \
-    > "$build/log" 2>&1 || fail "no archive of classes: $(cat "$build/log")"
-echo "-XX:AOTCache=$lib/knockknock.aot" | as_root tee -a "$lib/knockknock.options" > /dev/null
+    > "$build/log" 2>&1; then
+    echo "-XX:AOTCache=$lib/knockknock.aot" | as_root tee -a "$lib/knockknock.options" > /dev/null
+else
+    as_root rm -f "$lib/knockknock.aot"
+    echo "without an archive of classes, as it could not be made; each knock takes 60 ms more:"
+    sed 's/^/  /' "$build/log"
+fi
 
 # A user of the daemon's own: nobody else's processes can then end it.
 if ! getent passwd knockknock > /dev/null; then
@@ -118,8 +128,10 @@ fi
 if as_root grep -s '^ *log *[=:]' /etc/knockknock.d/config | grep -qv /dev/kmsg; then
     if [ -e $rsyslog ]; then as_root rm $rsyslog; restart_rsyslog; fi
 elif [ -d /etc/rsyslog.d ]; then
-    echo 'if $syslogfacility-text == "kern" and $msg contains "knockknock: IN=" then stop' \
-        | as_root tee $rsyslog > /dev/null
+    as_root tee $rsyslog > /dev/null << 'END'
+if $syslogfacility-text == "kern" and $msg contains "knockknock: IN="
+    and $msg contains " SYN URGP=" then stop
+END
     restart_rsyslog
     echo "made $rsyslog: rsyslog keeps the knocks out of the log files"
 fi

@@ -9,6 +9,7 @@
 //SOURCES lib/FirewallPipe.java
 //SOURCES lib/KernelLog.java
 //SOURCES lib/KnockCodec.java
+//SOURCES lib/KnockWindow.java
 //SOURCES lib/LogLine.java
 //SOURCES lib/Privileges.java
 //SOURCES lib/Profile.java
@@ -18,16 +19,20 @@
 //SOURCES lib/Sudo.java
 //SOURCES lib/Sys.java
 //JAVAC_OPTIONS -XDstringConcat=inline
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmx24m -Xmn2m -XX:-UsePerfData -XX:+DisableAttachMechanism -XX:+ErrorFileToStderr -XX:-CreateCoredumpOnCrash -XX:-DumpReplayDataOnError -XX:+UnlockDiagnosticVMOptions -XX:AsyncDeflationInterval=0 -XX:ServiceThreadCleanupInterval=60000 -XX:TrimNativeHeapInterval=60000 -Djdk.lang.Process.launchMechanism=FORK
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmx48m -Xmn2m -XX:-UsePerfData -XX:+DisableAttachMechanism -XX:+ErrorFileToStderr -XX:-CreateCoredumpOnCrash -XX:-DumpReplayDataOnError -XX:+UnlockDiagnosticVMOptions -XX:AsyncDeflationInterval=0 -XX:ServiceThreadCleanupInterval=60000 -XX:TrimNativeHeapInterval=60000 -Djdk.lang.Process.launchMechanism=FORK
 
 import java.io.IOException;
+import java.net.InetAddress;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.BitSet;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.Map;
 import java.util.Optional;
 import java.util.OptionalLong;
+import java.util.Set;
 import java.util.concurrent.Callable;
 import java.util.stream.Collectors;
 
@@ -42,6 +47,7 @@ import picocli.CommandLine.Model.OptionSpec;
  */
 final class KnockknockDaemon implements Callable<Integer> {
     private static final long QUIET_NANOS = 10_000_000_000L; // between complaints about a profile
+    private static final int MOST_SOURCES = 1000; // that are told apart in a complaint
     private static final BitSet ANY_PORT = new BitSet();
 
     static {
@@ -62,27 +68,53 @@ final class KnockknockDaemon implements Callable<Integer> {
             .addOption(Cli.flag("--check", "say what is missing or wrong on this host, change"
                     + " nothing, and end"));
 
-    /** A profile, and what it takes next. */
+    /** A profile, what it takes next, and what has not been said of its refusals. */
     private static final class Receiver {
         private final Profile profile;
-        private final KnockCodec.Terms terms;
-        private long next;
+        private final KnockWindow window;
         private long quietUntil = System.nanoTime();
+        private int unsaid;
+        private final Set<InetAddress> unsaidSources = new HashSet<>();
 
-        private Receiver(Profile profile, int window) throws IOException {
+        private Receiver(Profile profile, ServerConfig config, int profiles) throws IOException {
             if (!profile.counter().tryLockForGood()) {
                 throw new Failure("another knockknock-daemon uses " + profile.directory()
                         + ": stop that one first");
             }
             this.profile = profile;
-            this.terms = new KnockCodec.Terms(window,
-                    profile.config().openPorts().orElse(ANY_PORT),
-                    profile.config().source().equals("bound"));
-            this.next = profile.counter().read(); // nobody else writes it from now on
+            var ports = profile.config().openPorts();
+            int size = KnockWindow.size(config.errorWindow(), ports.isPresent(), profiles);
+            boolean boundOnly = profile.config().source().equals("bound");
+            long next = profile.counter().read(); // nobody else writes it from now on
+            window = new KnockWindow(profile.codec(),
+                    new KnockWindow.Terms(size, ports, boundOnly), next);
             // Use both once: a disk that fails is seen now, and the first knock is no slower.
             profile.counter().store(next);
-            var nothing = new KnockCodec.Fields(0, 0, 0, 0, OptionalLong.empty());
-            profile.codec().open(nothing, new byte[4], next, terms);
+            window.open(new KnockCodec.Fields(0, 0, 0, 0, OptionalLong.empty(), false),
+                    new byte[4]);
+        }
+
+        /** Says why a knock was refused; once in ten seconds, then with how many were since. */
+        private void refuse(InetAddress source, boolean translated) {
+            if (System.nanoTime() - quietUntil < 0) {
+                unsaid++;
+                if (unsaidSources.size() < MOST_SOURCES) {
+                    unsaidSources.add(source);
+                }
+                return;
+            }
+            var help = translated && profile.config().openPorts().isEmpty()
+                    ? "; a translator (NAT64) on its way has replaced what carries the port: such"
+                    + " knocks open only if the profile has open_ports" : "";
+            var more = unsaid == 0 ? "" : " (and " + unsaid + " more from " + unsaidSources.size()
+                    + (unsaidSources.size() < MOST_SOURCES ? "" : " or more") + " addresses)";
+            System.out.println("knock for profile " + profile.name() + " from "
+                    + source.getHostAddress() + more + " refused: not authentic, counter used or"
+                    + " more than " + window.size() + " ahead, port not in open_ports, or bound to"
+                    + " another address (or to none)" + help);
+            quietUntil = System.nanoTime() + QUIET_NANOS;
+            unsaid = 0;
+            unsaidSources.clear();
         }
     }
 
@@ -105,7 +137,7 @@ final class KnockknockDaemon implements Callable<Integer> {
         if (command.commandLine().getParseResult().hasMatchedOption("--check")) {
             return new ServerCheck().run(profiles, config) ? 0 : 1;
         }
-        loadProfiles(profiles, config.window());
+        loadProfiles(profiles, config);
         try (var log = KernelLog.open(config.log())) {
             firewall = FirewallPipe.start(config, ports(), numbers(knockPorts));
             Privileges.dropTo(config.user(), config.group(), config.logGroups());
@@ -115,7 +147,9 @@ final class KnockknockDaemon implements Callable<Integer> {
             }
             log.start();
             testReading();
-            System.out.println("ready: knock ports " + numbers(knockPorts) + ", log " + config.log()
+            var ports = knockPorts.cardinality() <= 10 ? "ports " + numbers(knockPorts)
+                    : "ports of " + knockPorts.cardinality() + " profiles";
+            System.out.println("ready: knock " + ports + ", log " + config.log()
                     + ", user " + config.userName());
             log.follow(this::receive);
         }
@@ -131,10 +165,16 @@ final class KnockknockDaemon implements Callable<Integer> {
         }
     }
 
-    private void loadProfiles(Path directory, int window) throws IOException {
-        for (var entry : ProfileConfig.knockPorts(directory).entrySet()) {
-            receivers.put(entry.getKey(), new Receiver(Profile.load(entry.getValue()), window));
-            knockPorts.set(entry.getKey());
+    private void loadProfiles(Path directory, ServerConfig config) throws IOException {
+        // All are opened first, as Counter then looks for their descriptors once.
+        var profiles = new ArrayList<Profile>();
+        for (var path : ProfileConfig.knockPorts(directory).values()) {
+            profiles.add(Profile.load(path));
+        }
+        for (var profile : profiles) {
+            int knockPort = profile.config().knockPort();
+            receivers.put(knockPort, new Receiver(profile, config, profiles.size()));
+            knockPorts.set(knockPort);
         }
         if (receivers.isEmpty()) {
             throw new Failure("there is no profile in " + directory + ": make one with"
@@ -145,7 +185,8 @@ final class KnockknockDaemon implements Callable<Integer> {
     /** The ports that some profile may open, for the firewall half. */
     private String ports() {
         var ports = new BitSet();
-        receivers.values().forEach(receiver -> ports.or(receiver.terms.ports()));
+        receivers.values().forEach(receiver -> ports.or(
+                receiver.profile.config().openPorts().orElse(ANY_PORT)));
         return ports.equals(ANY_PORT) ? "any" : numbers(ports);
     }
 
@@ -165,16 +206,9 @@ final class KnockknockDaemon implements Callable<Integer> {
         var syn = found.get();
         var receiver = receivers.get(syn.knockPort());
         var profile = receiver.profile;
-        var address = syn.source().getHostAddress();
-        var request = profile.codec().open(syn.fields(), syn.source().getAddress(), receiver.next,
-                receiver.terms);
+        var request = receiver.window.open(syn.fields(), syn.source().getAddress());
         if (request.isEmpty()) {
-            if (System.nanoTime() - receiver.quietUntil >= 0) {
-                receiver.quietUntil = System.nanoTime() + QUIET_NANOS;
-                System.out.println("knock for profile " + profile.name() + " from " + address
-                        + " refused: not authentic, counter used or too far ahead, port not in"
-                        + " open_ports, or bound to another address (or to none)");
-            }
+            receiver.refuse(syn.source(), syn.fields().translated());
             return;
         }
         // 5. Store the counter before the port opens.
@@ -183,15 +217,15 @@ final class KnockknockDaemon implements Callable<Integer> {
         try {
             profile.counter().store(next);
         } catch (IOException e) {
-            Cli.complain("refused to open port " + port + " for " + address
+            Cli.complain("refused to open port " + port + " for " + syn.source().getHostAddress()
                     + ", as the counter cannot be stored: " + Cli.reason(e));
             return;
         }
-        receiver.next = next;
         lastAccepted = found;
         // 6. Let one connection in.
         firewall.letIn(new FirewallPipe.Opening(syn.source(), syn.destination(), port,
                 profile.name()));
+        receiver.window.moveTo(next);
     }
 
     static void main(String[] args) {

@@ -1,16 +1,20 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //MAIN KnockknockProxy
+//SOURCES lib/Backoff.java
 //SOURCES lib/Cli.java
 //SOURCES lib/Config.java
 //SOURCES lib/Counter.java
 //SOURCES lib/Dialer.java
 //SOURCES lib/Failure.java
 //SOURCES lib/KnockCodec.java
+//SOURCES lib/KnockPacket.java
 //SOURCES lib/KnockSender.java
 //SOURCES lib/Profile.java
 //SOURCES lib/ProfileConfig.java
+//SOURCES lib/Profiles.java
 //SOURCES lib/Relay.java
+//SOURCES lib/Route.java
 //SOURCES lib/Socks.java
 //SOURCES lib/Sudo.java
 //SOURCES lib/Sys.java
@@ -32,6 +36,7 @@ import java.nio.channels.ServerSocketChannel;
 import java.nio.channels.SocketChannel;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Comparator;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
@@ -39,9 +44,9 @@ import java.util.concurrent.Callable;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ScheduledThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.locks.LockSupport;
 import java.util.concurrent.locks.ReentrantLock;
-import java.util.stream.Stream;
 
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Model.OptionSpec;
@@ -56,7 +61,9 @@ import picocli.CommandLine.ParameterException;
 final class KnockknockProxy implements Callable<Integer> {
     private static final int CONNECT_MILLIS = 10_000; // to a host without a profile
     private static final int KNOCK_MILLIS = 2_000; // from a knock until it counts as lost
-    private static final int KNOCKS = 2;
+    private static final int FIRST_KNOCK_MILLIS = 1_000; // where there is another IP version
+    private static final int KNOCKS = 2; // over each IP version
+    private static final long QUIET_NANOS = 10_000_000_000L; // between complaints about programs
 
     private final CommandSpec command = Cli.command("knockknock-proxy", this,
             "A SOCKS5 proxy on this machine that knocks before it connects.", """
@@ -76,7 +83,10 @@ final class KnockknockProxy implements Callable<Integer> {
 
     private final ScheduledThreadPoolExecutor deadlines = new ScheduledThreadPoolExecutor(1);
     private final Map<String, ReentrantLock> locks = new ConcurrentHashMap<>(); // by target
-    private final List<Profile> profiles = new ArrayList<>();
+    private final Map<String, Backoff> backoffs = new ConcurrentHashMap<>(); // by profile
+    private final Map<String, Class<?>> lastHelped = new ConcurrentHashMap<>(); // IP version
+    private final AtomicLong quietUntil = new AtomicLong(System.nanoTime());
+    private Profiles profiles;
     private KnockSender sender;
     private int socksTimeout;
 
@@ -90,10 +100,8 @@ final class KnockknockProxy implements Callable<Integer> {
         }
         sender = KnockSender.open();
         var directory = Path.of(System.getProperty("user.home"), ".knockknock");
-        for (var path : ProfileConfig.list(directory)) {
-            profiles.add(Profile.load(path));
-        }
-        if (profiles.isEmpty()) {
+        profiles = new Profiles(directory);
+        if (profiles.names().isEmpty()) {
             Cli.complain("warning: there is no profile in " + directory
                     + ": connecting without knocks");
         }
@@ -107,23 +115,12 @@ final class KnockknockProxy implements Callable<Integer> {
             }
         }
         System.out.println("ready: SOCKS5 on port " + listenPort + " of this machine, knocking for "
-                + profiles.stream().map(Profile::name).toList());
-        warnOfUnknownNames();
+                + profiles.names());
+        profiles.lookUpNames();
         for (var listener : listeners) {
             listener.join();
         }
         return 1;
-    }
-
-    private void warnOfUnknownNames() {
-        for (var profile : profiles) {
-            try {
-                InetAddress.getAllByName(profile.name());
-            } catch (UnknownHostException e) {
-                Cli.complain("warning: the name of the profile " + profile.name()
-                        + " is unknown at the moment");
-            }
-        }
     }
 
     private static ServerSocketChannel listen(InetSocketAddress address) throws IOException {
@@ -159,8 +156,14 @@ final class KnockknockProxy implements Callable<Integer> {
                 // a close now could overtake the reply
                 withDeadline(client, () -> client.read(ByteBuffer.allocate(512)));
             }
+        } catch (Socks.OtherProtocol e) {
+            long now = System.nanoTime(), quiet = quietUntil.get();
+            if (now - quiet >= 0 && quietUntil.compareAndSet(quiet, now + QUIET_NANOS)) {
+                Cli.complain("a program speaks " + e.getMessage() + " to this port, which is for"
+                        + " SOCKS5: set it to SOCKS version 5 (socks5h://)");
+            }
         } catch (IOException | InterruptedException e) {
-            // the client has gone, was too slow, or speaks no SOCKS5: nobody is there to be told
+            // the client has gone, or was too slow: nobody is there to be told
         }
     }
 
@@ -191,10 +194,15 @@ final class KnockknockProxy implements Callable<Integer> {
     /** Connects to where the client wants to go, with a knock if that is a host with a profile. */
     private SocketChannel connect(Socks.Request request) throws IOException, InterruptedException {
         try {
-            var addresses = List.of(InetAddress.getAllByName(request.host()));
-            var profile = profileFor(request.host());
-            return profile.isPresent() ? knockAndConnect(profile.get(), addresses, request.port())
-                    : Dialer.first(addresses, request.port(), CONNECT_MILLIS);
+            var profile = profiles.find(request.host());
+            var host = Profiles.canonical(request.host());
+            if (profile.isEmpty()) {
+                return Dialer.first(List.of(InetAddress.getAllByName(request.host())),
+                        request.port(), CONNECT_MILLIS);
+            }
+            var name = ProfileConfig.isAddress(host) ? host : profile.get().name();
+            return knockAndConnect(profile.get(), List.of(InetAddress.getAllByName(name)),
+                    request.port());
         } catch (UnknownHostException | NoRouteToHostException | SocketTimeoutException e) {
             throw new Socks.Refused(Socks.HOST_UNREACHABLE, e.getMessage());
         } catch (ConnectException e) {
@@ -208,44 +216,41 @@ final class KnockknockProxy implements Callable<Integer> {
     }
 
     /**
-     * The profile of a host, by its name, or by an address that a profile's name has at the moment.
-     */
-    private Optional<Profile> profileFor(String host) {
-        return profiles.stream().filter(profile -> profile.name().equalsIgnoreCase(host)
-                || host.matches("[0-9.]+|.*:.*") && addresses(profile).contains(host)).findFirst();
-    }
-
-    private static List<String> addresses(Profile profile) {
-        try {
-            return Stream.of(InetAddress.getAllByName(profile.name()))
-                    .map(InetAddress::getHostAddress).toList();
-        } catch (UnknownHostException e) {
-            return List.of();
-        }
-    }
-
-    /**
      * A knock for every connection, and only one connection to a port between its knock and its
-     * connect, so that none takes the opening of another; a knock that does not help is repeated
-     * once.
+     * connect, so that none takes the opening of another. A knock that does not help is repeated
+     * once, and over each IP version that the host has; the one that helped last comes first.
      */
     private SocketChannel knockAndConnect(Profile profile, List<InetAddress> addresses, int port)
             throws IOException, InterruptedException {
-        var target = profile.name() + " " + port;
-        var lock = locks.computeIfAbsent(target, _ -> new ReentrantLock(true));
+        var backoff = backoffs.computeIfAbsent(profile.name(), _ -> new Backoff());
+        var versions = versions(profile, addresses);
+        var lock = locks.computeIfAbsent(profile.name() + " " + port, _ -> new ReentrantLock(true));
         lock.lock();
         try {
+            int knocks = KNOCKS * versions.size();
             for (int knock = 1;; knock++) {
-                var config = profile.config();
-                var carrier = config.classic() ? KnockCodec.Carrier.CLASSIC
-                        : KnockCodec.Carrier.COVER;
-                var address = sender.knock(profile, port, carrier, config.source(), addresses);
+                if (!backoff.mayKnock()) {
+                    throw new ConnectException("knocks for " + profile.name() + " do not help");
+                }
+                var version = versions.get((knock - 1) % versions.size());
+                int millis = knock < versions.size() ? FIRST_KNOCK_MILLIS : KNOCK_MILLIS;
                 try {
-                    return Dialer.persist(new InetSocketAddress(address, port), KNOCK_MILLIS);
+                    var channel = knockAndConnect(profile, version, port, millis);
+                    backoff.helped();
+                    lastHelped.put(profile.name(), version.getFirst().getClass());
+                    return channel;
+                } catch (Failure e) { // no packet was sent: is there no route over this version?
+                    if (knock == knocks) {
+                        throw e;
+                    }
                 } catch (IOException e) {
-                    if (knock == KNOCKS) {
+                    if (backoff.failed()) {
+                        Cli.complain("knocks for " + profile.name() + " do not help: from now on"
+                                + " one in ten seconds, later one in a minute, until one does");
+                    }
+                    if (knock == knocks) {
                         Cli.complain(profile.name() + " did not open port " + port + " after "
-                                + KNOCKS + " knocks");
+                                + knocks + " tries");
                         throw e;
                     }
                 }
@@ -253,6 +258,34 @@ final class KnockknockProxy implements Callable<Integer> {
         } finally {
             lock.unlock();
         }
+    }
+
+    private SocketChannel knockAndConnect(Profile profile, List<InetAddress> addresses, int port,
+            int millis) throws IOException, InterruptedException {
+        var config = profile.config();
+        var sent = sender.knock(profile, port, config.classic() ? KnockCodec.Carrier.CLASSIC
+                : KnockCodec.Carrier.COVER, config.source(), addresses, Optional.empty());
+        return Dialer.persist(sent.source(), new InetSocketAddress(sent.target(), port), millis);
+    }
+
+    /** The addresses that the profile takes, in a list for each IP version that has a route. */
+    private List<List<InetAddress>> versions(Profile profile, List<InetAddress> addresses)
+            throws UnknownHostException {
+        var versions = new ArrayList<List<InetAddress>>();
+        for (int version : new int[] {6, 4}) {
+            var some = ProfileConfig.ofVersion(addresses, version);
+            if (!some.isEmpty() && (version == profile.config().ipVersion()
+                    || profile.config().ipVersion() == 0)) {
+                versions.add(some);
+            }
+        }
+        if (versions.isEmpty()) {
+            throw new UnknownHostException(profile.name() + " has no IPv"
+                    + profile.config().ipVersion() + " address");
+        }
+        var first = lastHelped.getOrDefault(profile.name(), addresses.getFirst().getClass());
+        versions.sort(Comparator.comparing(some -> some.getFirst().getClass() != first));
+        return versions;
     }
 
     static void main(String[] args) {

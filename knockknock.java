@@ -6,28 +6,31 @@
 //SOURCES lib/Counter.java
 //SOURCES lib/Failure.java
 //SOURCES lib/KnockCodec.java
+//SOURCES lib/KnockPacket.java
 //SOURCES lib/KnockSender.java
 //SOURCES lib/Profile.java
 //SOURCES lib/ProfileConfig.java
+//SOURCES lib/Route.java
 //SOURCES lib/Sudo.java
 //SOURCES lib/Sys.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:CompileThresholdScaling=2 -XX:-UsePerfData -XX:+DisableAttachMechanism -XX:+ErrorFileToStderr -XX:-CreateCoredumpOnCrash -XX:-DumpReplayDataOnError -Djava.net.preferIPv6Addresses=system
 //JAVAC_OPTIONS -XDstringConcat=inline
 
 import java.io.IOException;
-import java.net.Inet6Address;
+import java.net.IDN;
 import java.net.InetAddress;
 import java.net.UnknownHostException;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Optional;
 import java.util.concurrent.Callable;
-import java.util.stream.Stream;
 
+import picocli.CommandLine.ITypeConverter;
 import picocli.CommandLine.Model.ArgGroupSpec;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Model.OptionSpec;
 import picocli.CommandLine.Model.PositionalParamSpec;
-import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.TypeConversionException;
 
 /**
  * The client: sends one SYN that asks a server to let one connection in. Reads ~/.knockknock/HOST/,
@@ -50,8 +53,13 @@ final class Knockknock implements Callable<Integer> {
             .addArgGroup(ArgGroupSpec.builder()
                     .addArg(Cli.flag("-4", "knock over IPv4 only"))
                     .addArg(Cli.flag("-6", "knock over IPv6 only")).build())
+            .addOption(OptionSpec.builder("--from").paramLabel("ADDRESS")
+                    .type(InetAddress.class).converters(new Address())
+                    .description("knock from this address of this host, where it has several ways"
+                    + " out; connect from it, too").build())
             .addArgGroup(ArgGroupSpec.builder()
-                    .addArg(OptionSpec.builder("--source").paramLabel("ADDRESS").type(String.class)
+                    .addArg(OptionSpec.builder("--source").paramLabel("ADDRESS")
+                            .type(InetAddress.class).converters(new Address())
                             .description("bind the knock to this address, from which alone it"
                             + " can be used, such as your NAT's; by default it is bound if it"
                             + " leaves from a public address").build())
@@ -66,11 +74,8 @@ final class Knockknock implements Callable<Integer> {
     @Override
     public Integer call() throws IOException {
         var given = command.commandLine().getParseResult();
-        String source = given.matchedOptionValue("--source", "");
-        if (given.hasMatchedOption("--source") && !ProfileConfig.isAddress(source)) {
-            throw new ParameterException(command.commandLine(),
-                    "'" + source + "' is not an address");
-        }
+        Optional<InetAddress> source = Optional.ofNullable(given.matchedOptionValue("--source", null));
+        Optional<InetAddress> from = Optional.ofNullable(given.matchedOptionValue("--from", null));
         int port = given.matchedOption("--port").getValue();
         var sender = KnockSender.open();
         var profiles = Path.of(System.getProperty("user.home"), ".knockknock");
@@ -80,15 +85,30 @@ final class Knockknock implements Callable<Integer> {
         var carrier = given.hasMatchedOption("--classic") || config.classic()
                 ? KnockCodec.Carrier.CLASSIC : KnockCodec.Carrier.COVER;
         var boundTo = given.hasMatchedOption("--any-source") ? "any"
-                : source.isEmpty() ? config.source() : source;
-        int version = given.hasMatchedOption("-4") ? 4 : given.hasMatchedOption("-6") ? 6 : 0;
-        sender.knock(profile, port, carrier, boundTo, addresses(profile.name(), version));
+                : source.map(InetAddress::getHostAddress).orElse(config.source());
+        int version = given.hasMatchedOption("-4") ? 4 : given.hasMatchedOption("-6") ? 6
+                : config.ipVersion();
+        sender.knock(profile, port, carrier, boundTo, addresses(profile.name(), version), from);
         return 0;
+    }
+
+    private static final class Address implements ITypeConverter<InetAddress> {
+        @Override
+        public InetAddress convert(String text) {
+            if (!ProfileConfig.isAddress(text)) {
+                throw new TypeConversionException("'" + text + "' is not an address");
+            }
+            return InetAddress.ofLiteral(text);
+        }
     }
 
     private static Path directory(Path profiles, String host) {
         if (host.isEmpty() || host.contains("/") || host.startsWith(".")) {
             throw new Failure("'" + host + "' is not a host name");
+        }
+        if (!host.matches("\\p{ASCII}*")) {
+            throw new Failure("'" + host + "' is not as name servers know it: write "
+                    + IDN.toASCII(host) + ", and call the profile so");
         }
         return profiles.resolve(host);
     }
@@ -109,9 +129,7 @@ final class Knockknock implements Callable<Integer> {
      */
     private static List<InetAddress> addresses(String name, int version) {
         try {
-            var found = Stream.of(InetAddress.getAllByName(name))
-                    .filter(a -> version == 0 || version == (a instanceof Inet6Address ? 6 : 4))
-                    .toList();
+            var found = ProfileConfig.ofVersion(List.of(InetAddress.getAllByName(name)), version);
             if (found.isEmpty()) {
                 throw new Failure(name + " has no IPv" + version + " address");
             }

@@ -5,13 +5,14 @@ PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 ulimit -c 0 # no core file, also if java dies before it reads its options
 command=${0##*/}
-start() { # java, after the words of the first argument
+fail() { echo "knockknock: $*" >&2; exit 1; }
+start() { # java, after the words of the first argument; a user without a passwd entry has HOME
     prefix=$1
     shift
     lib=$(readlink -f "$0")
     lib=${lib%/*}
-    exec env -i -C / PATH=$PATH $prefix "$lib/jdk/bin/java" "@$lib/$command.options" \
-        "-Duser.dir=$PWD" -jar "$lib/$command.jar" "$@"
+    exec env -i -C / PATH=$PATH LC_ALL=C.UTF-8 ${HOME+"HOME=$HOME"} $prefix "$lib/jdk/bin/java" \
+        "@$lib/$command.options" "-Duser.dir=${PWD:-/}" -jar "$lib/$command.jar" "$@"
 }
 
 # This shell's effective user and capabilities (proc_pid_status(5)), without starting id and sed.
@@ -23,14 +24,24 @@ while read -r key first second _; do
 done < /proc/self/status || exit 1
 
 case $command in
-knockknock | knockknock-proxy) # CAP_NET_RAW alone, and the user who asked sudo
-    only=-all,+net_raw
-    setpriv="setpriv --bounding-set $only --inh-caps $only --ambient-caps $only --no-new-privs"
-    [ -z "${SUDO_UID-}" ] || setpriv="$setpriv --reuid $SUDO_UID --regid $SUDO_GID --init-groups"
-    [ "$user" != 0 ] || start "$setpriv --" "$@"
-    case $capabilities in *[2367abef]???) start '' "$@" ;; esac # bit 13 is CAP_NET_RAW
+knockknock | knockknock-proxy) # CAP_NET_RAW alone, and the user who asked sudo or doas
+    case $capabilities in *[2367abef]???) net_raw=yes ;; *) net_raw= ;; esac # bit 13
+    if [ "$user" = 0 ]; then
+        [ "$net_raw" ] || fail "root has no CAP_NET_RAW here: a container needs --cap-add=NET_RAW"
+        only=-all,+net_raw
+        setpriv="setpriv --bounding-set $only --inh-caps $only --ambient-caps $only --no-new-privs"
+        if [ -z "${SUDO_UID-}" ] && [ -n "${DOAS_USER-}" ]; then
+            SUDO_UID=$(id -u -- "$DOAS_USER") && SUDO_GID=$(id -g -- "$DOAS_USER") || exit 1
+        fi
+        [ -z "${SUDO_UID-}" ] \
+            || setpriv="$setpriv --reuid $SUDO_UID --regid $SUDO_GID --init-groups"
+        start "$setpriv --" "$@"
+    fi
+    [ -z "$net_raw" ] || start '' "$@"
     ;;
-*) [ "$user" != 0 ] || start '' "$@" ;;
+knockknock-daemon | knockknock-genprofile) [ "$user" != 0 ] || start '' "$@" ;;
+*) fail "$0 is none of knockknock's commands: start them by their own names" ;;
 esac
 case ${1-} in -h | --help | -V | --version) start '' "$@" ;; esac
+command -v sudo > /dev/null || fail "$command needs root, and there is no sudo: start it as root"
 exec sudo -- "$0" "$@"

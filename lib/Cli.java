@@ -3,8 +3,10 @@
 import java.io.IOException;
 import java.nio.file.AccessDeniedException;
 import java.nio.file.FileSystemException;
+import java.nio.file.InvalidPathException;
 import java.nio.file.NoSuchFileException;
 import java.util.concurrent.Callable;
+import java.util.stream.Stream;
 
 import picocli.CommandLine;
 import picocli.CommandLine.IExecutionExceptionHandler;
@@ -69,13 +71,8 @@ final class Cli {
         }
 
         @Override
-        public int handleExecutionException(Exception e, CommandLine command, ParseResult given)
-                throws Exception {
-            switch (e) {
-                case Failure failure -> complain(failure.getMessage());
-                case IOException io -> complain(reason(io));
-                default -> throw e;
-            }
+        public int handleExecutionException(Exception e, CommandLine command, ParseResult given) {
+            complain(e);
             return 1;
         }
     }
@@ -88,11 +85,34 @@ final class Cli {
         command.addOption(OptionSpec.builder("-V", "--version").versionHelp(true)
                 .description("Print version information and exit.").build());
         var complaint = new Complaint();
+        Thread.setDefaultUncaughtExceptionHandler((_, e) -> complain(e));
         System.exit(new CommandLine(command)
                 .setExpandAtFiles(false) // or '@file' would be read, and perhaps shown, as root
                 .setParameterExceptionHandler(complaint)
                 .setExecutionExceptionHandler(complaint)
                 .execute(args));
+    }
+
+    /** Writes one line about what went wrong, foreseen or not. */
+    static void complain(Throwable e) {
+        switch (e) {
+            case Failure failure -> complain(failure.getMessage());
+            case IOException io -> complain(reason(io));
+            case InvalidPathException path -> complain("this locale has no name for the file "
+                    + path.getInput() + ": set LC_ALL=C.UTF-8");
+            default -> {
+                var cause = e instanceof CommandLine.ExecutionException && e.getCause() != null
+                        ? e.getCause() : e; // picocli wraps an Error
+                var ours = Stream.of(cause.getStackTrace())
+                        .filter(frame -> !frame.getClassName().contains(".")).findFirst();
+                complain("unexpected: " + cause + ours.map(frame -> " at " + frame).orElse("")
+                        + ": please report this line, and what the same prints after"
+                        + " 'jbang -Dknockknock.trace'");
+                if (System.getProperty("knockknock.trace") != null) {
+                    cause.printStackTrace();
+                }
+            }
+        }
     }
 
     /** What went wrong, in words: the messages of some exceptions are just the name of a file. */
@@ -101,7 +121,7 @@ final class Cli {
             case NoSuchFileException missing -> missing.getFile() + " does not exist";
             case AccessDeniedException denied -> denied.getFile() + ": permission denied";
             case FileSystemException other -> "cannot use " + other.getMessage();
-            default -> e.getMessage();
+            default -> e.getMessage() == null ? e.toString() : e.getMessage();
         };
     }
 

@@ -7,7 +7,8 @@ import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
-import java.util.Optional;
+import java.util.Map;
+import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.locks.ReentrantLock;
 
 /**
@@ -19,10 +20,12 @@ import java.util.concurrent.locks.ReentrantLock;
 final class Counter {
     // A record lock keeps other processes out, but not this one's other threads.
     private static final ReentrantLock THREADS = new ReentrantLock();
+    /** Our entries in /proc/self/fd by file, read once for all that are open by then. */
+    private static final Map<Path, Path> DESCRIPTORS = new ConcurrentHashMap<>();
 
     private final Path path;
     private final FileChannel channel;
-    private Optional<Path> descriptor = Optional.empty(); // our entry in /proc/self/fd
+    private Path descriptor; // our entry in /proc/self/fd, once it was needed
 
     private Counter(Path path, FileChannel channel) {
         this.path = path;
@@ -107,10 +110,10 @@ final class Counter {
     /** Writes {@code next} in place, in fixed width, and waits for the disk. */
     void store(long next) throws IOException {
         // Refuse to write to a file that has no name any more: the next start would not see it.
-        if (descriptor.isEmpty()) {
+        if (descriptor == null) {
             descriptor = descriptor(path);
         }
-        if (descriptor.isEmpty() || !Files.readSymbolicLink(descriptor.get()).equals(path)) {
+        if (!Files.readSymbolicLink(descriptor).equals(path)) {
             throw new IOException(path + " was removed or replaced while in use: put it back and"
                     + " start again");
         }
@@ -124,14 +127,24 @@ final class Counter {
     }
 
     /** The entry in /proc/self/fd of a file that this process has open: it follows the file. */
-    static Optional<Path> descriptor(Path file) throws IOException {
-        try (var open = Files.newDirectoryStream(Path.of("/proc/self/fd"))) {
-            for (var fd : open) {
-                if (Files.isSymbolicLink(fd) && Files.readSymbolicLink(fd).equals(file)) {
-                    return Optional.of(fd);
+    static Path descriptor(Path file) throws IOException {
+        var known = DESCRIPTORS.get(file);
+        if (known == null || !Files.isSymbolicLink(known)
+                || !Files.readSymbolicLink(known).equals(file)) {
+            DESCRIPTORS.clear();
+            try (var open = Files.newDirectoryStream(Path.of("/proc/self/fd"))) {
+                for (var fd : open) {
+                    if (Files.isSymbolicLink(fd)) { // the stream's own is closed behind it
+                        DESCRIPTORS.put(Files.readSymbolicLink(fd), fd);
+                    }
                 }
             }
+            known = DESCRIPTORS.get(file);
         }
-        return Optional.empty();
+        if (known == null) {
+            throw new IOException(file + " was removed or replaced while in use: put it back and"
+                    + " start again");
+        }
+        return known;
     }
 }

@@ -5,70 +5,133 @@ import java.net.SocketTimeoutException;
 import java.nio.channels.SocketChannel;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Optional;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
-import java.util.concurrent.atomic.AtomicReference;
 
 /**
  * Connects: to the first of several addresses that answers, or to a port that is just being opened.
+ * Tries go on beside each other; the first that gets through ends the others.
  */
 final class Dialer {
-    private static final int FIRST_PAUSE_MILLIS = 10;
+    private static final int FIRST_PAUSE_MILLIS = 10; // between two tries at one address
+    private static final int STAGGER_MILLIS = 250; // RFC 8305, section 5
 
-    private Dialer() {}
+    /** How one try ended: connected if there is no failure. */
+    private record Outcome(SocketChannel channel, Optional<IOException> failure) {}
 
-    /** Tries one address after the other, and fails as the last one does. */
-    static SocketChannel first(List<InetAddress> addresses, int port, int timeoutMillis)
-            throws IOException {
-        IOException failure = null;
-        for (var address : addresses) {
-            var channel = SocketChannel.open();
-            try {
-                channel.socket().connect(new InetSocketAddress(address, port), timeoutMillis);
-                return channel;
-            } catch (IOException e) {
-                channel.close();
-                failure = e;
-            }
-        }
-        throw failure;
+    private final List<SocketChannel> tries = new ArrayList<>();
+    private final LinkedBlockingQueue<Outcome> outcomes = new LinkedBlockingQueue<>();
+    private final long end;
+    private IOException failure = new SocketTimeoutException("no answer");
+
+    private Dialer(long millis) {
+        end = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(millis);
     }
 
     /**
-     * Tries again and again for {@code millis}, with pauses that double, until one try gets
-     * through. Those before it go on meanwhile: any may be the one that the firewall lets in, and
-     * the kernel repeats a lost SYN only after a second.
+     * Tries the addresses, by turns of both IP versions (RFC 8305, section 4): the next one after a
+     * quarter of a second, or when the one before has failed. Fails as the last failure does.
      */
-    static SocketChannel persist(InetSocketAddress target, long millis)
+    static SocketChannel first(List<InetAddress> addresses, int port, int timeoutMillis)
             throws IOException, InterruptedException {
-        var tries = new ArrayList<SocketChannel>();
-        var connected = new LinkedBlockingQueue<SocketChannel>();
-        var failure = new AtomicReference<IOException>(new SocketTimeoutException("no answer"));
-        long end = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(millis);
+        var dialer = new Dialer(timeoutMillis);
         try {
-            for (long pause = FIRST_PAUSE_MILLIS; System.nanoTime() < end; pause *= 2) {
-                var channel = SocketChannel.open();
-                tries.add(channel);
-                Thread.startVirtualThread(() -> {
-                    try {
-                        channel.connect(target);
-                        connected.add(channel);
-                    } catch (IOException e) {
-                        failure.set(e);
-                    }
-                });
-                long left = TimeUnit.NANOSECONDS.toMillis(end - System.nanoTime());
-                var through = connected.poll(Math.min(pause, left), TimeUnit.MILLISECONDS);
-                if (through != null) {
-                    tries.remove(through);
-                    return through;
+            int left = 0; // tries that have not ended
+            for (var address : byTurns(addresses)) {
+                dialer.start(new InetSocketAddress(address, port), Optional.empty());
+                left++;
+                var ended = dialer.await(STAGGER_MILLIS);
+                if (ended.isPresent() && ended.get().failure.isEmpty()) {
+                    return dialer.won(ended.get());
+                }
+                left -= ended.isPresent() ? 1 : 0;
+            }
+            for (; left > 0; left--) {
+                var ended = dialer.await(timeoutMillis);
+                if (ended.isPresent() && ended.get().failure.isEmpty()) {
+                    return dialer.won(ended.get());
                 }
             }
-            throw failure.get();
+            throw dialer.failure;
         } finally {
-            for (var channel : tries) {
-                channel.close();
+            dialer.close();
+        }
+    }
+
+    private static List<InetAddress> byTurns(List<InetAddress> addresses) {
+        var first = addresses.stream()
+                .filter(a -> a.getClass() == addresses.getFirst().getClass()).toList();
+        var second = addresses.stream().filter(a -> !first.contains(a)).toList();
+        var turns = new ArrayList<InetAddress>();
+        for (int i = 0; i < Math.max(first.size(), second.size()); i++) {
+            turns.addAll(first.subList(Math.min(i, first.size()), Math.min(i + 1, first.size())));
+            turns.addAll(second.subList(Math.min(i, second.size()),
+                    Math.min(i + 1, second.size())));
+        }
+        return turns;
+    }
+
+    /**
+     * Tries again and again for {@code millis}, with pauses that double, until one try from
+     * {@code source} gets through. Those before it go on meanwhile: any may be the one that the
+     * firewall lets in, and the kernel repeats a lost SYN only after a second.
+     */
+    static SocketChannel persist(InetAddress source, InetSocketAddress target, long millis)
+            throws IOException, InterruptedException {
+        var dialer = new Dialer(millis);
+        try {
+            for (long pause = FIRST_PAUSE_MILLIS; System.nanoTime() < dialer.end; pause *= 2) {
+                dialer.start(target, Optional.of(source));
+                long next = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(pause);
+                Optional<Outcome> ended;
+                do { // a try that failed does not shorten the pause
+                    ended = dialer.await(
+                            TimeUnit.NANOSECONDS.toMillis(next - System.nanoTime()));
+                    if (ended.isPresent() && ended.get().failure.isEmpty()) {
+                        return dialer.won(ended.get());
+                    }
+                } while (ended.isPresent());
             }
+            throw dialer.failure;
+        } finally {
+            dialer.close();
+        }
+    }
+
+    private void start(InetSocketAddress target, Optional<InetAddress> source) throws IOException {
+        var channel = SocketChannel.open();
+        tries.add(channel);
+        Thread.startVirtualThread(() -> {
+            try {
+                if (source.isPresent()) {
+                    channel.bind(new InetSocketAddress(source.get(), 0));
+                }
+                channel.connect(target);
+                outcomes.add(new Outcome(channel, Optional.empty()));
+            } catch (IOException e) {
+                outcomes.add(new Outcome(channel, Optional.of(e)));
+            }
+        });
+    }
+
+    /** The next try to end, within {@code millis} and before the end of all of them. */
+    private Optional<Outcome> await(long millis) throws InterruptedException {
+        long left = TimeUnit.NANOSECONDS.toMillis(end - System.nanoTime());
+        var ended = Optional.ofNullable(
+                outcomes.poll(Math.min(millis, left), TimeUnit.MILLISECONDS));
+        ended.flatMap(Outcome::failure).ifPresent(e -> failure = e);
+        return ended;
+    }
+
+    private SocketChannel won(Outcome outcome) {
+        tries.remove(outcome.channel);
+        return outcome.channel;
+    }
+
+    private void close() throws IOException {
+        for (var channel : tries) {
+            channel.close();
         }
     }
 }

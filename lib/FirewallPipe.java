@@ -15,7 +15,7 @@ import java.util.concurrent.TimeUnit;
  * the first one's connection has come.
  */
 final class FirewallPipe {
-    private static final int EACCES = 13, EEXIST = 17, ENOSPC = 28; // asm-generic/errno-base.h
+    private static final int ENOMEM = 12, EACCES = 13, EEXIST = 17, ENOSPC = 28; // asm-generic/errno-base.h
     private static final int MOST_WAITING = 1000;
 
     /** What a knock has opened, and for which profile. */
@@ -90,6 +90,7 @@ final class FirewallPipe {
                     .redirectError(ProcessBuilder.Redirect.INHERIT);
             builder.environment().clear();
             builder.environment().put("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+            builder.environment().put("LC_ALL", "C.UTF-8");
             var half = builder.start();
             int status = half.getInputStream().read(); // by then it has loaded its class
             if (status < 0) {
@@ -97,9 +98,11 @@ final class FirewallPipe {
                         + " CAP_SETPCAP, and a JDK that the user " + config.userName() + " can run,"
                         + " such as one in /usr/lib/jvm");
             } else if (status > 0) {
-                throw new Failure("the firewall half cannot work here (errno " + status + "): it"
-                        + " takes CAP_NET_ADMIN, and a kernel with nf_conntrack_netlink and"
-                        + " nf_conntrack_ftp");
+                throw new Failure("the firewall half cannot work here (" + Sys.errno(status) + "): "
+                        + (status == ENOMEM ? "the kernel's table of connections is full: see"
+                        + " net.netfilter.nf_conntrack_count and nf_conntrack_max"
+                        : "it takes CAP_NET_ADMIN, and a kernel with nf_conntrack_netlink and"
+                        + " nf_conntrack_ftp"));
             }
             return half;
         } finally {
@@ -162,7 +165,7 @@ final class FirewallPipe {
             case ENOSPC -> say("refused, as too many openings wait already:", opening);
             case EEXIST -> { } // an opening like it waits already
             case -1 -> throw new Failure("the firewall half has ended: start the daemon again");
-            default -> say("not opened (errno " + answer + "):", opening);
+            default -> say("not opened (" + Sys.errno(answer) + "):", opening);
         }
         return answer != EEXIST;
     }

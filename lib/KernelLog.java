@@ -7,7 +7,8 @@ import java.nio.file.Path;
 /** Follows the kernel's log from now on: /dev/kmsg, or a file of a log daemon's; never polls. */
 final class KernelLog implements AutoCloseable {
     static final Path KMSG = Path.of("/dev/kmsg");
-    private static final int SEEK_END = 2;
+    private static final int KMSG_DEVICE = 1 << 8 | 11; // Documentation/admin-guide/devices.txt
+    private static final int S_IFMT = 0170000, S_IFCHR = 0020000, SEEK_END = 2;
     private static final int LONGEST_LINE = 8192; // the kernel's own limit for a record of its log
 
     /** Takes one line: text[from..to). */
@@ -26,6 +27,18 @@ final class KernelLog implements AutoCloseable {
         this.in = in;
     }
 
+    /** A container has often none, or something else by that name. */
+    static void checkKmsg() throws IOException {
+        boolean device = Files.exists(KMSG)
+                && ((int) Files.getAttribute(KMSG, "unix:mode") & S_IFMT) == S_IFCHR
+                && (long) Files.getAttribute(KMSG, "unix:rdev") == KMSG_DEVICE;
+        if (!device) {
+            throw new Failure("there is no kernel's log in /dev/kmsg, which is to be the character"
+                    + " device 1:11: a container needs --device=/dev/kmsg; or follow a file with"
+                    + " the kernel's messages, with --log FILE");
+        }
+    }
+
     /** Opens /dev/kmsg, for which it may take root, or notes where the file ends. */
     static KernelLog open(Path log) throws IOException {
         if (!log.equals(KMSG)) {
@@ -33,7 +46,7 @@ final class KernelLog implements AutoCloseable {
         }
         var records = new FileInputStream(log.toFile());
         // The JDK moves to the end of a file by its size, and this one has none.
-        var descriptor = Counter.descriptor(log).orElseThrow().getFileName().toString();
+        var descriptor = Counter.descriptor(log.toRealPath()).getFileName().toString();
         Sys.must("lseek", Integer.parseInt(descriptor), 0, SEEK_END);
         return new KernelLog(log, 0, records);
     }

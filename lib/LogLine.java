@@ -35,7 +35,7 @@ final class LogLine {
             [^=]*IN=\\S*+ \\ OUT=\\S*+ (?:\\ (?!SRC=)[A-Z]++=\\S*+)*+  # before IN=: no '=' at all
             \\ SRC=(?<source>[0-9a-f.:]++) \\ DST=(?<destination>[0-9a-f.:]++) \\ LEN=\\d++
             (?: \\ TOS=\\w++ \\ PREC=\\w++ \\ TTL=\\d++ \\ ID=(?<id>\\d++)           # IPv4
-                (?:\\ CE)?+ (?:\\ DF)?+ (?:\\ MF)?+
+                (?:\\ CE)?+ (?<df>\\ DF)?+ (?:\\ MF)?+
               | \\ TC=\\d++ \\ HOPLIMIT=\\d++ \\ FLOWLBL=(?<label>\\d++) )          # IPv6
             (?:\\ OPT\\ \\([0-9A-F\\ ]*+\\))*+                                    # IP options
             \\ PROTO=TCP \\ SPT=(?<spt>\\d++) \\ DPT=(?<dpt>\\d++)
@@ -64,9 +64,13 @@ final class LogLine {
             number(line, "urgp", 0xFFFF);
             long id = line.group("id") != null ? number(line, "id", 0xFFFF)
                     : number(line, "label", 0xFFFFF) & 0xFFFF;
-            var fields = new KnockCodec.Fields((int) id, number(line, "seq", 0xFFFF_FFFFL),
-                    number(line, "ack", 0xFFFF_FFFFL), (int) number(line, "window", 0xFFFF),
-                    tsval(line.group("options")));
+            long ack = number(line, "ack", 0xFFFF_FFFFL);
+            var tsval = tsval(line.group("options"));
+            // A translator (RFC 7915) sets ID or label to 0, or makes up an ID and leaves DF out.
+            boolean translated = id == 0 || line.group("id") != null && line.group("df") == null
+                    && ack == 0 && tsval.isPresent(); // the original's classic has no DF either
+            var fields = new KnockCodec.Fields((int) id, number(line, "seq", 0xFFFF_FFFFL), ack,
+                    (int) number(line, "window", 0xFFFF), tsval, translated);
             var source = InetAddress.ofLiteral(line.group("source"));
             var destination = InetAddress.ofLiteral(line.group("destination"));
             int port = (int) number(line, "dpt", 0xFFFF);

@@ -1,4 +1,5 @@
 import java.io.IOException;
+import java.net.Inet6Address;
 import java.net.InetAddress;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -10,11 +11,13 @@ import java.util.TreeMap;
 
 /**
  * The config of a profile. {@code openPorts} are the only ports that it may open, if it names any;
- * {@code source} is "any", "bound", an address, or "" where it says nothing (PROTOCOL.md 2).
+ * {@code source} is "any", "bound", an address, or "" where it says nothing; {@code ipVersion} is 4,
+ * 6, or 0 for both (PROTOCOL.md 2).
  */
-record ProfileConfig(int knockPort, Optional<BitSet> openPorts, boolean classic, String source) {
+record ProfileConfig(int knockPort, Optional<BitSet> openPorts, boolean classic, String source,
+        int ipVersion) {
     private static final List<String> KEYS =
-            List.of("knock_port", "open_ports", "carrier", "source");
+            List.of("knock_port", "open_ports", "carrier", "source", "ip_version");
 
     /** Reads the file {@code config} of the profile in {@code directory}. */
     static ProfileConfig read(Path directory) throws IOException {
@@ -35,9 +38,27 @@ record ProfileConfig(int knockPort, Optional<BitSet> openPorts, boolean classic,
         if (source.isPresent() && !source.get().matches("any|bound") && !isAddress(source.get())) {
             throw config.bad("source", "write any, bound, or an address");
         }
+        var ipVersion = config.get("ip_version");
+        if (ipVersion.isPresent() && !ipVersion.get().matches("[46]")) {
+            throw config.bad("ip_version", "write 4 or 6");
+        }
         int knockPort = port(config, "knock_port", config.get("knock_port").orElse(""));
         return new ProfileConfig(knockPort, openPorts, carrier.equals("classic"),
-                source.orElse(""));
+                source.orElse(""), Integer.parseInt(ipVersion.orElse("0")));
+    }
+
+    /** Refuses a port that the server would refuse: a knock for it would only use up a counter. */
+    void checkOpens(int port, String profile) {
+        if (openPorts.isPresent() && !openPorts.get().get(port)) {
+            throw new Failure("the profile " + profile + " does not open port " + port
+                    + ", only " + openPorts.get() + ": see open_ports in its config");
+        }
+    }
+
+    /** Those of {@code addresses} that are of IP version 4 or 6; all of them if it is 0. */
+    static List<InetAddress> ofVersion(List<InetAddress> addresses, int version) {
+        return addresses.stream().filter(address -> version == 0
+                || version == (address instanceof Inet6Address ? 6 : 4)).toList();
     }
 
     /** The directories of all profiles below {@code parent}, by name; none if it does not exist. */

@@ -7,15 +7,12 @@ import java.util.List;
 import java.util.Optional;
 
 /**
- * A server's config: how many seconds a port stays open, how many counters are tried, which log is
- * read, and as whom: user and group by number, with the one further group that lets them read the
- * log, if it takes one.
+ * A server's config: how many seconds a port stays open, how many counters are tried if it says so,
+ * which log is read, and as whom: user and group by number, with the one further group that lets
+ * them read the log, if it takes one.
  */
-record ServerConfig(int delay, int window, Path log, String userName, int user, int group,
-        int[] logGroups) {
-    /** So many counters that a forged line costs less than a millisecond (PROTOCOL.md 11). */
-    private static final int LARGEST_WINDOW = 500;
-
+record ServerConfig(int delay, Optional<Integer> errorWindow, Path log, String userName, int user,
+        int group, int[] logGroups) {
     /**
      * Reads DIR/config, if it is there; {@code otherLog} takes the place of its log.
      */
@@ -25,7 +22,9 @@ record ServerConfig(int delay, int window, Path log, String userName, int user, 
         var config = Config.read(Files.exists(file) ? file : Path.of("/dev/null"), known);
         var log = otherLog.orElseGet(
                 () -> Path.of(config.get("log").orElse(KernelLog.KMSG.toString())));
-        if (!Files.exists(log)) {
+        if (log.equals(KernelLog.KMSG)) {
+            KernelLog.checkKmsg();
+        } else if (!Files.exists(log)) {
             throw new Failure("there is no log " + log + ": name the file with the kernel's"
                     + " messages, or /dev/kmsg");
         }
@@ -47,17 +46,18 @@ record ServerConfig(int delay, int window, Path log, String userName, int user, 
             throw new Failure(file + ": the daemon must not stay root: set user and group to"
                     + " unprivileged ones");
         }
-        return new ServerConfig(number(config, "delay", 15, 3600),
-                number(config, "error_window", 100, LARGEST_WINDOW), log.toAbsolutePath(), name,
+        return new ServerConfig(number(config, "delay", 3600).orElse(15),
+                number(config, "error_window", 10_000), log.toAbsolutePath(), name,
                 Integer.parseInt(user.get(2)), group, logGroups(log));
     }
 
-    private static int number(Config config, String key, int otherwise, int most) {
-        var text = config.get(key).orElse("" + otherwise);
-        if (!text.matches("[1-9][0-9]{0,8}") || Integer.parseInt(text) > most) {
-            throw config.bad(key, "give a number from 1 to " + most);
-        }
-        return Integer.parseInt(text);
+    private static Optional<Integer> number(Config config, String key, int most) {
+        return config.get(key).map(text -> {
+            if (!text.matches("[1-9][0-9]{0,8}") || Integer.parseInt(text) > most) {
+                throw config.bad(key, "give a number from 1 to " + most);
+            }
+            return Integer.parseInt(text);
+        });
     }
 
     /** /dev/kmsg is open before root is given up; a file is opened again whenever it is rotated. */

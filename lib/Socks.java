@@ -39,12 +39,21 @@ final class Socks {
         }
     }
 
+    /** A client that speaks what the message names. */
+    static final class OtherProtocol extends IOException {
+        OtherProtocol(String name) {
+            super(name);
+        }
+    }
+
     /** Agrees with the client on no authentication, and reads its request and not a byte more. */
     static <C extends ReadableByteChannel & WritableByteChannel> Request accept(C client)
             throws IOException {
         var greeting = read(client, 2);
-        if (greeting.get() != VERSION) {
-            throw new IOException("not SOCKS version 5");
+        byte version = greeting.get();
+        if (version != VERSION) {
+            throw new OtherProtocol(version == 4 ? "SOCKS version 4"
+                    : Character.isUpperCase(version) ? "HTTP" : "something else");
         }
         var methods = read(client, Byte.toUnsignedInt(greeting.get()));
         boolean acceptable = false;
@@ -77,7 +86,7 @@ final class Socks {
 
     private static String name(byte[] bytes) throws IOException {
         var name = new String(bytes, StandardCharsets.ISO_8859_1);
-        if (!name.matches("[A-Za-z0-9._:-]+")) {
+        if (!name.matches("[A-Za-z0-9._:%-]+|\\[[0-9A-Fa-f:.]+]")) {
             throw new Refused(HOST_UNREACHABLE, "not a host name");
         }
         return name;

@@ -1,16 +1,20 @@
 import java.io.IOException;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.stream.Stream;
 
 /**
  * Starts this program again in place of itself, with what it lacks: the same java, class path and
- * arguments, from the directory / and with an empty environment. Returns only if that cannot be
- * done.
+ * arguments, from the directory / and with an environment of PATH, HOME and a locale whose file
+ * names are UTF-8. Returns only if that cannot be done. What it passes on has a character for each
+ * byte.
  */
 final class Sudo {
     private static final String NET_RAW = "-all,+net_raw";
+    private static final int CAP_NET_RAW = 13;
 
     private Sudo() {}
 
@@ -22,6 +26,17 @@ final class Sudo {
 
     /** As the same user, with CAP_NET_RAW and nothing more; root itself is left with no more. */
     static Failure withNetRaw() throws IOException {
+        if ((status("CapBnd", 16) >> CAP_NET_RAW & 1) == 0) {
+            return new Failure("nobody has CAP_NET_RAW here, not even root: a container needs"
+                    + " --cap-add=NET_RAW");
+        }
+        if (status("NoNewPrivs", 10) == 1) { // this is the second start, or a container sets it
+            return new Failure(Sys.uid() == 0
+                    ? "setpriv cannot take root's other capabilities away: in a container this"
+                    + " takes CAP_SETPCAP, or CAP_NET_RAW as the only capability"
+                    : "no_new_privs keeps sudo from giving CAP_NET_RAW: leave it out, as a"
+                    + " container's --security-opt=no-new-privileges");
+        }
         var setpriv = new ArrayList<>(List.of("/usr/bin/setpriv", "--bounding-set", NET_RAW,
                 "--inh-caps", NET_RAW, "--ambient-caps", NET_RAW, "--no-new-privs"));
         if (Sys.uid() == 0) {
@@ -33,16 +48,30 @@ final class Sudo {
         return again(List.of("/usr/bin/sudo", "--"), setpriv);
     }
 
+    /** A number that the kernel tells of this thread (proc_pid_status(5)). */
+    static long status(String key, int radix) throws IOException {
+        var line = Files.readAllLines(Path.of("/proc/self/status"), StandardCharsets.ISO_8859_1)
+                .stream().filter(field -> field.startsWith(key + ":")).findFirst().orElseThrow();
+        return Long.parseUnsignedLong(line.substring(key.length() + 1).strip(), radix);
+    }
+
     private static Failure again(List<String> sudo, List<String> setpriv) throws IOException {
         var command = new ArrayList<>(sudo);
         command.addAll(List.of("/usr/bin/env", "-i", "-C", "/",
-                "PATH=/usr/sbin:/usr/bin:/sbin:/bin"));
+                "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"));
+        zeroTerminated("/proc/self/environ").filter(variable -> variable.startsWith("HOME="))
+                .forEach(command::add); // for a user without an entry in passwd
         command.addAll(setpriv);
-        command.add(Files.readSymbolicLink(Path.of("/proc/self/exe")).toString());
-        command.add("-Duser.dir=" + System.getProperty("user.dir")); // where file names begin
-        var own = Files.readString(Path.of("/proc/self/cmdline")).split("\0", -1);
-        command.addAll(List.of(own).subList(1, own.length - 1));
-        Sys.exec(command);
-        return new Failure("cannot start " + command.getFirst() + ": install sudo and util-linux");
+        command.add(Sys.readLink("/proc/self/exe"));
+        command.add("-Duser.dir=" + Sys.readLink("/proc/self/cwd")); // where file names begin
+        command.addAll(zeroTerminated("/proc/self/cmdline").skip(1).toList());
+        return new Failure("cannot start " + command.getFirst() + " (" + Sys.exec(command)
+                + "): install sudo and util-linux");
+    }
+
+    private static Stream<String> zeroTerminated(String file) throws IOException {
+        var text = Files.readString(Path.of(file), StandardCharsets.ISO_8859_1);
+        return text.isEmpty() ? Stream.empty()
+                : Stream.of(text.substring(0, text.length() - 1).split("\0", -1));
     }
 }

@@ -2,12 +2,15 @@ import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.FunctionDescriptor;
 import java.lang.foreign.Linker;
+import java.lang.foreign.MemoryLayout.PathElement;
+import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
 import java.net.Inet6Address;
 import java.net.InetAddress;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.List;
 
@@ -23,41 +26,55 @@ final class Sys {
      * start.
      */
     private static final MethodHandle CALL;
+    private static final long ERRNO;
 
     static {
         var word = ValueLayout.JAVA_LONG;
         CALL = Linker.nativeLinker().downcallHandle(
-                FunctionDescriptor.of(word, word, word, word, word, word, word));
+                FunctionDescriptor.of(word, word, word, word, word, word, word),
+                Linker.Option.captureCallState("errno"));
+        ERRNO = Linker.Option.captureStateLayout()
+                .byteOffset(PathElement.groupElement("errno"));
     }
 
     private Sys() {}
 
-    /**
-     * A raw socket, to which whole IP packets are written (raw(7)); -1 if there is none to be had.
-     */
+    /** A raw socket, to which whole IP packets are written (raw(7)); -errno if there is none. */
     static int rawSocket(int family) {
         return (int) call("socket", family, SOCK_RAW, IPPROTO_RAW);
     }
 
-    /** Sends one whole IP packet. */
-    static void send(int socket, byte[] packet, InetAddress to) throws IOException {
-        // struct sockaddr_in or sockaddr_in6, with port 0
-        boolean six = to instanceof Inet6Address;
-        var address = ByteBuffer.allocate(six ? 28 : 16).order(ByteOrder.nativeOrder())
-                .putShort((short) (six ? AF_INET6 : AF_INET)).put(six ? 8 : 4, to.getAddress());
-        if (to instanceof Inet6Address v6) {
-            address.putInt(24, v6.getScopeId());
-        }
+    /**
+     * Sends one whole IP packet. The socket is bound first, so that the packet leaves where packets
+     * from {@code from} leave: the kernel does not look into its header for that.
+     */
+    static synchronized void send(int socket, byte[] packet, InetAddress from, InetAddress to)
+            throws IOException {
         try (var arena = Arena.ofConfined()) {
             var data = arena.allocateFrom(ValueLayout.JAVA_BYTE, packet);
-            var sockaddr = arena.allocateFrom(ValueLayout.JAVA_BYTE, address.array());
-            long sent = call("sendto", socket, data.address(), packet.length, 0, sockaddr.address(),
-                    sockaddr.byteSize());
+            var source = sockaddr(arena, from, 0);
+            var target = sockaddr(arena, to, 0);
+            must("bind", socket, source.address(), source.byteSize());
+            long sent = call("sendto", socket, data.address(), packet.length, 0, target.address(),
+                    target.byteSize());
             if (sent != packet.length) {
                 throw new IOException("the kernel did not send the packet to " + to.getHostAddress()
-                        + ": is there a route, and does a firewall on this host let it out?");
+                        + " (" + errno(-sent) + "): does a firewall on this host let it out?");
             }
         }
+    }
+
+    /** struct sockaddr_in or sockaddr_in6 (ip(7), ipv6(7)). */
+    static MemorySegment sockaddr(Arena arena, InetAddress address, int port) {
+        boolean six = address instanceof Inet6Address;
+        var bytes = ByteBuffer.allocate(six ? 28 : 16).order(ByteOrder.nativeOrder())
+                .putShort((short) (six ? AF_INET6 : AF_INET))
+                .put((byte) (port >> 8)).put((byte) port)
+                .put(six ? 8 : 4, address.getAddress());
+        if (address instanceof Inet6Address v6) {
+            bytes.putInt(24, v6.getScopeId());
+        }
+        return arena.allocateFrom(ValueLayout.JAVA_BYTE, bytes.array());
     }
 
     /** 64 random bits (getrandom(2)); a SecureRandom would take milliseconds to start. */
@@ -92,31 +109,62 @@ final class Sys {
         }
     }
 
-    /** Replaces this process by another program; returns only if that cannot be started. */
-    static void exec(List<String> command) {
+    /** What a symbolic link names, a character for each byte: not every locale has all names. */
+    static String readLink(String link) {
+        try (var arena = Arena.ofConfined()) {
+            var target = arena.allocate(4096); // PATH_MAX
+            long length = must("readlink", arena.allocateFrom(link).address(), target.address(),
+                    target.byteSize());
+            return new String(target.asSlice(0, length).toArray(ValueLayout.JAVA_BYTE),
+                    StandardCharsets.ISO_8859_1);
+        }
+    }
+
+    /**
+     * Replaces this process by another program, whose arguments have a character for each byte;
+     * returns only if that cannot be started, and says why.
+     */
+    static String exec(List<String> command) {
         try (var arena = Arena.ofConfined()) {
             var argv = arena.allocate(ValueLayout.ADDRESS, command.size() + 1);
             for (int i = 0; i < command.size(); i++) {
-                argv.setAtIndex(ValueLayout.ADDRESS, i, arena.allocateFrom(command.get(i)));
+                argv.setAtIndex(ValueLayout.ADDRESS, i,
+                        arena.allocateFrom(command.get(i), StandardCharsets.ISO_8859_1));
             }
-            call("execv", argv.get(ValueLayout.ADDRESS, 0).address(), argv.address());
+            return errno(-call("execv", argv.get(ValueLayout.ADDRESS, 0).address(),
+                    argv.address()));
         }
     }
 
     /** Calls a function that answers -1 if it could not. */
-    static void must(String function, long... arguments) {
-        if ((int) call(function, arguments) == -1) {
-            throw new Failure("the kernel refused " + function + ": does a container forbid it?");
+    static long must(String function, long... arguments) {
+        long result = call(function, arguments);
+        if (result < 0) {
+            throw new Failure("the kernel refused " + function + " (" + errno(-result)
+                    + "): does a container or a limit forbid it?");
         }
+        return result;
     }
 
+    /** Calls a function; -errno if it answers -1, as the kernel itself has it. */
     static long call(String function, long... arguments) {
         var a = Arrays.copyOf(arguments, 6);
-        try {
+        try (var arena = Arena.ofConfined()) {
             var address = Linker.nativeLinker().defaultLookup().findOrThrow(function);
-            return (long) CALL.invokeExact(address, a[0], a[1], a[2], a[3], a[4], a[5]);
+            var state = arena.allocate(Linker.Option.captureStateLayout());
+            long result = (long) CALL.invokeExact(address, state, a[0], a[1], a[2], a[3], a[4],
+                    a[5]);
+            return (int) result == -1 ? -state.get(ValueLayout.JAVA_INT, ERRNO) : result;
         } catch (Throwable e) {
             throw new IllegalStateException(function, e);
         }
+    }
+
+    /** An errno's name, such as EPERM, or its number where glibc is older than 2.32. */
+    static String errno(long number) {
+        return Linker.nativeLinker().defaultLookup().find("strerrorname_np").isEmpty()
+                ? "errno " + number
+                : MemorySegment.ofAddress(call("strerrorname_np", number)).reinterpret(32)
+                        .getString(0, StandardCharsets.US_ASCII);
     }
 }

@@ -26,10 +26,13 @@
 //SOURCES ../lib/Counter.java
 //SOURCES ../lib/Failure.java
 //SOURCES ../lib/KnockCodec.java
+//SOURCES ../lib/KnockPacket.java
 //SOURCES ../lib/KnockSender.java
+//SOURCES ../lib/KnockWindow.java
 //SOURCES ../lib/LogLine.java
 //SOURCES ../lib/Profile.java
 //SOURCES ../lib/ProfileConfig.java
+//SOURCES ../lib/Route.java
 //SOURCES ../lib/Sudo.java
 //SOURCES ../lib/Sys.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC

@@ -120,7 +120,7 @@ final class Bench {
                 var lines = new StringBuilder();
                 for (int i = 0; i < count; i++) {
                     lines.append(line(new KnockCodec.Fields(random.nextInt(65536), random.nextLong(1L << 32), 0, 0,
-                            OptionalLong.of(random.nextLong(1L << 32))), kind.equals("noise") ? 80 : 666));
+                            OptionalLong.of(random.nextLong(1L << 32)), false), kind.equals("noise") ? 80 : 666));
                 }
                 var file = Files.writeString(lab.work.resolve(kind), lines);
                 var processorTimes = new ArrayList<Double>();

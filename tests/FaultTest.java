@@ -326,8 +326,8 @@ class FaultTest {
         for (var packet : Pattern.compile("id (\\d+),[^>]*> \\S+ Flags \\[S\\], cksum \\w+ \\(correct\\), seq (\\d+),.*TS val (\\d+)")
                 .matcher(Files.readString(capture)).results().toList()) {
             var fields = new KnockCodec.Fields(Integer.parseInt(packet.group(1)), Long.parseLong(packet.group(2)), 0, 0,
-                    OptionalLong.of(Long.parseLong(packet.group(3))));
-            counters.add(codec.open(fields, new byte[4], 0, CodecTest.terms(10_000, false)).orElseThrow().counter());
+                    OptionalLong.of(Long.parseLong(packet.group(3))), false);
+            counters.add(CodecTest.open(codec, fields, new byte[4], 0, CodecTest.terms(10_000, false)).orElseThrow().counter());
         }
         assertTrue(counters.size() > 100, "packets: " + counters.size());
         assertEquals(counters.size(), new HashSet<>(counters).size(), "a counter was used twice");

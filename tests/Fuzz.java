@@ -3,6 +3,7 @@
 //MAIN Fuzz
 //DEPS com.code-intelligence:jazzer:0.30.0
 //SOURCES ../lib/KnockCodec.java
+//SOURCES ../lib/KnockWindow.java
 //SOURCES ../lib/LogLine.java
 //SOURCES ../lib/Socks.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+EnableDynamicAgentLoading
@@ -13,6 +14,7 @@ import java.nio.channels.ByteChannel;
 import java.nio.file.Files;
 import java.util.Arrays;
 import java.util.BitSet;
+import java.util.Optional;
 import java.util.OptionalLong;
 
 import com.code_intelligence.jazzer.Jazzer;
@@ -23,7 +25,7 @@ import com.code_intelligence.jazzer.Jazzer;
  */
 public final class Fuzz {
     private static final BitSet PORTS = BitSet.valueOf(new long[] {2}); // port 1
-    private static final KnockCodec.Terms TERMS = new KnockCodec.Terms(2, BitSet.valueOf(new long[] {~1L}), false); // ports below 64
+    private static final KnockWindow.Terms TERMS = new KnockWindow.Terms(2, Optional.of(BitSet.valueOf(new long[] {~1L})), false); // ports below 64
     private static final KnockCodec CODEC = new KnockCodec(new byte[16], new byte[16]);
 
     /** The first byte chooses the reader, the rest is what it reads. Nothing may throw but what a reader says it throws. */
@@ -42,12 +44,12 @@ public final class Fuzz {
     private static KnockCodec.Fields fields(ByteBuffer in, boolean cover) {
         int id = Short.toUnsignedInt(in.getShort());
         long seq = Integer.toUnsignedLong(in.getInt()), third = Integer.toUnsignedLong(in.getInt());
-        return cover ? new KnockCodec.Fields(id, seq, 0, 0, OptionalLong.of(third))
-                : new KnockCodec.Fields(id, seq, third, Short.toUnsignedInt(in.getShort()), OptionalLong.empty());
+        return cover ? new KnockCodec.Fields(id, seq, 0, 0, OptionalLong.of(third), false)
+                : new KnockCodec.Fields(id, seq, third, Short.toUnsignedInt(in.getShort()), OptionalLong.empty(), false);
     }
 
     private static void open(KnockCodec.Fields fields) {
-        CODEC.open(fields, new byte[4], 0, TERMS).ifPresent(request -> {
+        new KnockWindow(CODEC, TERMS, 0).open(fields, new byte[4]).ifPresent(request -> {
             throw new AssertionError("opened without the key: " + request);
         });
     }
@@ -56,7 +58,7 @@ public final class Fuzz {
         var client = new Client(ByteBuffer.wrap(bytes));
         try {
             var request = Socks.accept(client);
-            if (!request.host().matches("[A-Za-z0-9._:-]+") || request.port() < 0 || request.port() > 65535) {
+            if (!request.host().matches("[A-Za-z0-9._:%-]+|\\[[0-9A-Fa-f:.]+]") || request.port() < 0 || request.port() > 65535) {
                 throw new AssertionError(request);
             }
         } catch (IOException e) {
@@ -95,7 +97,7 @@ public final class Fuzz {
 
     public static void main(String[] args) throws Exception {
         var artifacts = Files.createTempDirectory("knock-fuzz") + "/";
-        Jazzer.main(new String[] {"--target_class=Fuzz", "--instrumentation_includes=KnockCodec:LogLine:Socks:Fuzz",
+        Jazzer.main(new String[] {"--target_class=Fuzz", "--instrumentation_includes=KnockCodec:KnockWindow:LogLine:Socks:Fuzz",
             "--reproducer_path=" + artifacts, "-artifact_prefix=" + artifacts, "-max_total_time=" + args[0], "-max_len=600",
             "-dict=tests/fuzz.dict", args.length > 1 ? args[1] : "tests/corpus"});
     }

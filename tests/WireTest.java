@@ -129,14 +129,14 @@ class WireTest {
     void theVaryingFieldsOfTenThousandKnocksAreUniform() throws Exception {
         var codec = new KnockCodec(new byte[16], new byte[16]);
         var random = new Random(3);
-        var shape = new KnockSender.Shape(1460, 64240, 10, 32768, 60999, false);
+        var shape = new KnockPacket.Shape(1460, 64240, 10, 32768, 60999, false);
         var client = InetAddress.ofLiteral(Lab.CLIENT6);
         var server = InetAddress.ofLiteral(Lab.SERVER6);
         int[] varying = {2, 3, 44, 45, 46, 47, 68, 69, 70, 71}; // flow label, SEQ, TSval
         var counts = new int[varying.length][256];
         var labels = new int[16];
         for (int counter = 0; counter < 10_000; counter++) {
-            var packet = KnockSender.packet(client, server, 666,
+            var packet = KnockPacket.make(client, server, 666,
                     codec.seal(22, counter, KnockCodec.Carrier.COVER, counter % 2 == 0 ? new byte[0] : client.getAddress()), shape, random.nextLong());
             for (int i = 0; i < varying.length; i++) {
                 counts[i][packet[varying[i]] & 0xFF]++;

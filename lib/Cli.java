@@ -84,13 +84,29 @@ final class Cli {
                 .description("Show this help message and exit.").build());
         command.addOption(OptionSpec.builder("-V", "--version").versionHelp(true)
                 .description("Print version information and exit.").build());
+        Thread.setDefaultUncaughtExceptionHandler((_, e) -> complain(e)); // main's ends in exit 1
+        try {
+            restartInUtf8(args);
+        } catch (IOException | Failure e) {
+            complain(e);
+            System.exit(1);
+        }
         var complaint = new Complaint();
-        Thread.setDefaultUncaughtExceptionHandler((_, e) -> complain(e));
         System.exit(new CommandLine(command)
                 .setExpandAtFiles(false) // or '@file' would be read, and perhaps shown, as root
                 .setParameterExceptionHandler(complaint)
                 .setExecutionExceptionHandler(complaint)
                 .execute(args));
+    }
+
+    /** In a POSIX locale, as cron's, the JDK reads a '?' for each byte of a name that is not ASCII. */
+    private static void restartInUtf8(String[] args) throws IOException {
+        var names = String.join("", args) + System.getProperty("user.dir")
+                + System.getProperty("user.home");
+        if (names.contains("?") && !"C.UTF-8".equals(System.getenv("LC_ALL"))
+                && !System.getProperty("sun.jnu.encoding").equals("UTF-8")) {
+            throw Sudo.withUtf8();
+        }
     }
 
     /** Writes one line about what went wrong, foreseen or not. */

@@ -48,6 +48,11 @@ final class Sudo {
         return again(List.of("/usr/bin/sudo", "--"), setpriv);
     }
 
+    /** As the same user, in a locale whose file names are UTF-8, which every glibc has. */
+    static Failure withUtf8() throws IOException {
+        return again(List.of(), List.of());
+    }
+
     /** A number that the kernel tells of this thread (proc_pid_status(5)). */
     static long status(String key, int radix) throws IOException {
         var line = Files.readAllLines(Path.of("/proc/self/status"), StandardCharsets.ISO_8859_1)

@@ -11,6 +11,7 @@
 //SOURCES FaultTest.java
 //SOURCES FuzzTest.java
 //SOURCES LogLineTest.java
+//SOURCES NetworkTest.java
 //SOURCES PrivilegeTest.java
 //SOURCES ProfileTest.java
 //SOURCES FirewallHalfTest.java

@@ -141,7 +141,7 @@ class BadInputTest {
 
     @Test
     void theDaemonRefusesABadConfig() throws Exception {
-        for (var bad : List.of("delay = 0", "delay = soon", "delay = 99999", "error_window = 0", "colour = red", "delay 15", "error_window = 501")) {
+        for (var bad : List.of("delay = 0", "delay = soon", "delay = 99999", "error_window = 0", "colour = red", "delay 15", "error_window = 10001")) {
             lab.config(bad);
             daemonRefuses(1, lab.dir.resolve("config").toString());
         }

@@ -29,7 +29,7 @@ final class Lab implements AutoCloseable {
 
     final Path work = Files.createTempDirectory("knock-lab");
     final Path dir = work.resolve("server");
-    final Path home = work.resolve("home");
+    final Path home = work.resolve("Jörg Müller"); // as some are called
     final Path kernLog = work.resolve("kern.log");
     final Path daemonOut = work.resolve("daemon.out");
     private final List<Process> processes = new ArrayList<>();

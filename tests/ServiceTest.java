@@ -68,8 +68,10 @@ class ServiceTest {
             assertTrue(help.out().startsWith("Usage: " + command + " "), help.out());
         }
         assertTrue(lab.must("getent", "passwd", "knockknock").endsWith(":/:/usr/sbin/nologin\n"));
-        assertEquals("if $syslogfacility-text == \"kern\" and $msg contains \"knockknock: IN=\" then stop\n",
-                Files.readString(DROP_IN));
+        assertEquals("""
+                if $syslogfacility-text == "kern" and $msg contains "knockknock: IN="
+                    and $msg contains " SYN URGP=" then stop
+                """, Files.readString(DROP_IN));
 
         lab.serve(22);
         lab.startDaemon(List.of(bin.resolve("knockknock-daemon").toString()));
@@ -184,8 +186,12 @@ class ServiceTest {
         lab.must("useradd", "--no-create-home", "--home-dir", lab.home.toString(), "alice");
         Files.writeString(Path.of("/etc/sudoers.d/alice"), "alice ALL=(ALL) NOPASSWD: ALL\n");
         var checkout = lab.home.resolve("checkout");
-        lab.must("sh", "-c", "mkdir " + checkout + " && git -c safe.directory='*' ls-files -z | xargs -0 cp --parents -t " + checkout
-                + " && if [ -d .cache ]; then cp -r .cache " + checkout + "; fi && chown -R alice " + lab.home + " && chmod 700 " + lab.home);
+        lab.must("sh", "-euc", """
+                mkdir -p "$1/.cache"
+                git -c safe.directory='*' ls-files -z | xargs -0 cp --parents -t "$1"
+                cp .cache/*.jar "$1/.cache" || true # if tests/jbang has fetched it
+                chown -R alice "$2"; chmod 700 "$2"
+                """, "sh", checkout.toString(), lab.home.toString());
         var prefix = lab.work.resolve("prefix");
         Files.createDirectory(prefix);
         var asAlice = List.of("setpriv", "--reuid=alice", "--regid=alice", "--init-groups", "env", "-C", checkout.toString(),

@@ -98,7 +98,8 @@ echo "installed in $prefix/bin: $commands"
 # The JVM records which classes the client loads in a knock (JEP 514), on loopback in a network of
 # its own, with a profile that is thrown away. A knock then takes 60 ms less. With -Xint it does not
 # record what it compiles: that would take more time than it saves. Without it all works as well.
-as_root "$prefix/bin/knockknock-genprofile" --dir "$build/server" 127.0.0.1 1 > /dev/null
+as_root "$prefix/bin/knockknock-genprofile" --dir "$build/server" --open 1 127.0.0.1 1 \
+    > /dev/null
 mkdir "$build/.knockknock"
 as_root mv "$build/server/profiles/127.0.0.1" "$build/.knockknock/"
 only=-all,+net_raw

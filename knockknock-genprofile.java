@@ -3,6 +3,7 @@
 //MAIN KnockknockGenprofile
 //SOURCES lib/Cli.java
 //SOURCES lib/Config.java
+//SOURCES lib/Counter.java
 //SOURCES lib/Failure.java
 //SOURCES lib/ProfileConfig.java
 //SOURCES lib/Sudo.java
@@ -53,11 +54,14 @@ final class KnockknockGenprofile implements Callable<Integer> {
                     .description("the only ports that this profile may open, such as 22,443;"
                     + " recommended, as forged knocks then cost the server next to nothing"
                     + " (default: any port)").build())
+            .addOption(OptionSpec.builder("--counter").paramLabel("NUMBER").type(long.class)
+                    .converters(new Cli.CounterValue()).description("make no profile, and set the"
+                    + " counter of NAME forward to this, after a restored backup").build())
             .addPositional(PositionalParamSpec.builder().index("0").required(true)
                     .paramLabel("NAME").type(String.class)
                     .description("what to call the profile here, such as the client's name")
                     .build())
-            .addPositional(PositionalParamSpec.builder().index("1").required(true)
+            .addPositional(PositionalParamSpec.builder().index("1").arity("0..1")
                     .paramLabel("KNOCKPORT").type(int.class).converters(new Cli.Port())
                     .description("the TCP port to knock on, which no service and no other profile"
                     + " uses").build());
@@ -67,16 +71,28 @@ final class KnockknockGenprofile implements Callable<Integer> {
         var given = command.commandLine().getParseResult();
         Path dir = command.findOption("--dir").getValue();
         String name = given.matchedPositional(0).getValue();
-        int knockPort = given.matchedPositional(1).getValue();
         if (!name.matches("[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")) {
             throw new ParameterException(command.commandLine(),
                     "'" + name + "' cannot be a profile's name: use letters, digits, . _ and -");
+        }
+        if (given.hasMatchedOption("--counter") == given.hasMatchedPositional(1)) {
+            throw new ParameterException(command.commandLine(),
+                    "give either a KNOCKPORT, for a new profile, or --counter");
         }
         if (Sys.uid() != 0) {
             throw Sudo.asRoot("writing to " + dir);
         }
         var profiles = dir.resolve("profiles").toAbsolutePath();
         var profile = profiles.resolve(name);
+        if (given.hasMatchedOption("--counter")) {
+            var counter = Counter.open(profile.resolve("counter"));
+            if (!counter.tryLockForGood()) {
+                throw new Failure("knockknock-daemon uses " + profile + ": stop it first");
+            }
+            counter.moveTo(given.matchedOptionValue("--counter", 0L));
+            return 0;
+        }
+        int knockPort = given.matchedPositional(1).getValue();
         if (Files.exists(profile)) {
             throw new Failure("the profile " + profile + " exists: choose another name, or remove"
                     + " it first");
@@ -89,6 +105,11 @@ final class KnockknockGenprofile implements Callable<Integer> {
         var openPorts = given.hasMatchedOption("--open")
                 ? "open_ports = " + given.matchedOptionValue("--open", "") + "\n" : "";
         make(profile, "[main]\nknock_port = " + knockPort + "\n" + openPorts);
+        if (openPorts.isEmpty()) {
+            Cli.complain("note: without --open PORTS a client that has sent 100 knocks in vain is"
+                    + " locked out, instead of 10,000, and no knock opens through a translator"
+                    + " (NAT64)");
+        }
         System.out.println("""
                 made PROFILE. To bring it to the client, run here, as a user who may log in by ssh,
                   sudo cp -r PROFILE ~/NAME && sudo chown -R $USER ~/NAME

@@ -17,7 +17,6 @@
 //JAVAC_OPTIONS -XDstringConcat=inline
 
 import java.io.IOException;
-import java.net.IDN;
 import java.net.InetAddress;
 import java.net.UnknownHostException;
 import java.nio.file.Path;
@@ -45,11 +44,16 @@ final class Knockknock implements Callable<Integer> {
 
             knockknock-genprofile on the server makes the profile, a directory
             ~/.knockknock/HOST here.
-            """, "0:the packet was sent (a server never answers it)",
-            "1:it could not be sent", "2:bad usage")
-            .addOption(OptionSpec.builder("-p", "--port").required(true).paramLabel("PORT")
-                    .type(int.class).converters(new Cli.Port())
-                    .description("the port to open").build())
+            """, "0:the packet was sent (a server never answers it), or the counter set",
+            "1:it could not", "2:bad usage")
+            .addArgGroup(ArgGroupSpec.builder().multiplicity("1")
+                    .addArg(OptionSpec.builder("-p", "--port").paramLabel("PORT")
+                            .type(int.class).converters(new Cli.Port())
+                            .description("the port to open").build())
+                    .addArg(OptionSpec.builder("--counter").paramLabel("NUMBER")
+                            .type(long.class).converters(new Cli.CounterValue())
+                            .description("send nothing, and set the profile's counter forward to"
+                            + " this, after a restored backup").build()).build())
             .addArgGroup(ArgGroupSpec.builder()
                     .addArg(Cli.flag("-4", "knock over IPv4 only"))
                     .addArg(Cli.flag("-6", "knock over IPv6 only")).build())
@@ -76,11 +80,17 @@ final class Knockknock implements Callable<Integer> {
         var given = command.commandLine().getParseResult();
         Optional<InetAddress> source = Optional.ofNullable(given.matchedOptionValue("--source", null));
         Optional<InetAddress> from = Optional.ofNullable(given.matchedOptionValue("--from", null));
+        var profiles = Path.of(System.getProperty("user.home"), ".knockknock");
+        if (given.hasMatchedOption("--counter")) {
+            var counter = profile(profiles).counter();
+            try (var _ = counter.lock()) {
+                counter.moveTo(given.matchedOptionValue("--counter", 0L));
+            }
+            return 0;
+        }
         int port = given.matchedOption("--port").getValue();
         var sender = KnockSender.open();
-        var profiles = Path.of(System.getProperty("user.home"), ".knockknock");
-        var profile = Profile.load(given.hasMatchedPositional(0)
-                ? directory(profiles, given.matchedPositionalValue(0, "")) : onlyOne(profiles));
+        var profile = profile(profiles);
         var config = profile.config();
         var carrier = given.hasMatchedOption("--classic") || config.classic()
                 ? KnockCodec.Carrier.CLASSIC : KnockCodec.Carrier.COVER;
@@ -102,13 +112,19 @@ final class Knockknock implements Callable<Integer> {
         }
     }
 
+    private Profile profile(Path profiles) throws IOException {
+        var given = command.commandLine().getParseResult();
+        return Profile.load(given.hasMatchedPositional(0)
+                ? directory(profiles, given.matchedPositionalValue(0, "")) : onlyOne(profiles));
+    }
+
     private static Path directory(Path profiles, String host) {
         if (host.isEmpty() || host.contains("/") || host.startsWith(".")) {
             throw new Failure("'" + host + "' is not a host name");
         }
         if (!host.matches("\\p{ASCII}*")) {
-            throw new Failure("'" + host + "' is not as name servers know it: write "
-                    + IDN.toASCII(host) + ", and call the profile so");
+            throw new Failure("'" + host + "' is not ASCII: write it as name servers know it, which"
+                    + " begins with xn--, and call the profile so");
         }
         return profiles.resolve(host);
     }

@@ -57,6 +57,18 @@ final class Cli {
         }
     }
 
+    /** A counter in plain decimal, 0 to 2^32 - 1. */
+    static final class CounterValue implements ITypeConverter<Long> {
+        @Override
+        public Long convert(String text) {
+            if (!text.matches("[0-9]{1,10}") || Long.parseLong(text) > Counter.LAST) {
+                throw new TypeConversionException("'" + text + "' is not a counter: give a number"
+                        + " from 0 to " + Counter.LAST);
+            }
+            return Long.valueOf(text);
+        }
+    }
+
     /**
      * Prints an error as one line, and says what to exit with. A class, as two lambdas would take
      * 2 ms at every start.
@@ -99,11 +111,11 @@ final class Cli {
                 .execute(args));
     }
 
-    /** In a POSIX locale, as cron's, the JDK reads a '?' for each byte of a name that is not ASCII. */
+    /** In a POSIX locale, as cron's, the JDK reads no byte of a name that is not ASCII. */
     private static void restartInUtf8(String[] args) throws IOException {
         var names = String.join("", args) + System.getProperty("user.dir")
                 + System.getProperty("user.home");
-        if (names.contains("?") && !"C.UTF-8".equals(System.getenv("LC_ALL"))
+        if (names.matches("(?s).*[?\uFFFD].*") && !"C.UTF-8".equals(System.getenv("LC_ALL"))
                 && !System.getProperty("sun.jnu.encoding").equals("UTF-8")) {
             throw Sudo.withUtf8();
         }

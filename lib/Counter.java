@@ -18,6 +18,8 @@ import java.util.concurrent.locks.ReentrantLock;
  * the lock is a POSIX record lock (fcntl, F_SETLKW).
  */
 final class Counter {
+    static final long LAST = 0xFFFF_FFFFL; // then the profile is used up
+
     // A record lock keeps other processes out, but not this one's other threads.
     private static final ReentrantLock THREADS = new ReentrantLock();
     /** Our entries in /proc/self/fd by file, read once for all that are open by then. */
@@ -74,7 +76,7 @@ final class Counter {
         /** Uses up the next counter; returns when that is on the disk. */
         long take() throws IOException {
             long next = read();
-            if (next > KnockCodec.LAST_COUNTER) {
+            if (next > LAST) {
                 throw new Failure("the profile " + path.getParent() + " has used all its counters:"
                         + " make a new one");
             }
@@ -92,6 +94,16 @@ final class Counter {
         }
     }
 
+    /** Skips the counters before {@code later}; the caller has the lock. */
+    void moveTo(long later) throws IOException {
+        long next = read();
+        if (later < next) {
+            throw new Failure(path + " is at " + next + " already: a counter only moves forward, as"
+                    + " one that was used once must never be used again");
+        }
+        store(later);
+    }
+
     /** The next counter, 0 to 2^32; 2^32 when all are used. */
     long read() throws IOException {
         var bytes = ByteBuffer.allocate(16);
@@ -99,7 +111,7 @@ final class Counter {
         var text = new String(bytes.array(), 0, bytes.position(), StandardCharsets.US_ASCII);
         if (text.matches("[0-9]{1,10}\n?")) {
             long next = Long.parseLong(text.strip());
-            if (next <= KnockCodec.LAST_COUNTER + 1) {
+            if (next <= LAST + 1) {
                 return next;
             }
         }

@@ -16,7 +16,6 @@ import org.bouncycastle.crypto.params.KeyParameter;
  */
 final class KnockCodec {
     static final int KEY_LENGTH = 16;
-    static final long LAST_COUNTER = 0xFFFF_FFFFL;
     static final int SEALED_LENGTH = 12; // port and tag
     static final byte[] UNBOUND = {}; // the source of a knock that anyone may use
 

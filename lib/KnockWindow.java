@@ -85,7 +85,7 @@ final class KnockWindow {
 
     /** The port may be any, and differs from counter to counter: so does the tag. */
     private Optional<Request> tryEachCounter(byte[] carried, List<byte[]> sources) {
-        long end = Math.min(next + terms.size, KnockCodec.LAST_COUNTER + 1);
+        long end = Math.min(next + terms.size, Counter.LAST + 1);
         for (long counter = next; counter < end; counter++) {
             var pad = codec.pad(counter);
             int port = ((carried[0] ^ pad[0]) & 0xFF) << 8 | (carried[1] ^ pad[1]) & 0xFF;
@@ -125,7 +125,7 @@ final class KnockWindow {
         if (terms.ports.isEmpty()) {
             return kept;
         }
-        int count = (int) Math.clamp(KnockCodec.LAST_COUNTER + 1 - from, 0, to - from);
+        int count = (int) Math.clamp(Counter.LAST + 1 - from, 0, to - from);
         var all = Arrays.copyOf(kept, kept.length + count);
         for (int i = 0; i < count; i++) {
             all[kept.length + i] = bits48(codec.pad(from + i)) << 16 | from + i & 0xFFFF;

@@ -8,6 +8,7 @@
 //SOURCES BoundTest.java
 //SOURCES CodecTest.java
 //SOURCES DocTest.java
+//SOURCES ElsewhereTest.java
 //SOURCES FaultTest.java
 //SOURCES FuzzTest.java
 //SOURCES LogLineTest.java

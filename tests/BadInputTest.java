@@ -66,7 +66,11 @@ class BadInputTest {
 
     @Test
     void theClientRefusesBadArguments() throws Exception {
-        clientRefuses(2, "--port");
+        clientRefuses(2, "-p=PORT");
+        clientRefuses(2, "mutually exclusive", "-p", "22", "--counter", "5", Lab.SERVER);
+        for (var counter : List.of("-1", "4294967296", "x", "")) {
+            clientRefuses(2, "is not a counter", "--counter", counter, Lab.SERVER);
+        }
         for (var port : List.of("0", "65536", "x", "-1", "", "022", "22 ", "1e3")) {
             clientRefuses(2, "is not a port: give a number from 1 to 65535", "-p", port, Lab.SERVER);
         }
@@ -124,6 +128,8 @@ class BadInputTest {
         genprofileRefuses(2, "is not a port", "phone", "0");
         genprofileRefuses(2, "is not a port", "phone", "65536");
         genprofileRefuses(2, "KNOCKPORT", "phone");
+        genprofileRefuses(2, "KNOCKPORT", "--counter", "5", "laptop", "777");
+        genprofileRefuses(1, "counter is missing", "--counter", "5", "phone");
         genprofileRefuses(2, "is not a port", "--open", "22,ssh", "phone", "777");
         for (var name : List.of("", ".", "..", ".hidden", "a/b", "-x/", "a b", "a\nb", "x".repeat(65))) {
             genprofileRefuses(2, "cannot be a profile's name", "--", name, "777");
@@ -137,6 +143,20 @@ class BadInputTest {
         assertEquals("700 600 600 600 600\n", lab.must("sh", "-c", "cd '" + lab.dir.resolve("profiles/phone")
                 + "' && echo $(stat -c %a . cipher.key config counter mac.key)"));
         assertEquals("[main]\nknock_port = 888\nopen_ports = 22,443\n", Files.readString(lab.dir.resolve("profiles/phone/config")));
+    }
+
+    @Test
+    void aCounterIsSetForwardOnBothSidesAndNeverBack() throws Exception {
+        var server = lab.script("knockknock-genprofile", "--dir", lab.dir.toString(), "--counter", "500", "laptop");
+        assertEquals(new Lab.Result(0, "", ""), lab.run(server));
+        assertEquals(new Lab.Result(0, "", ""), lab.run(List.of(lab.knockCommand("--counter", "700", Lab.SERVER))));
+        for (var profile : List.of(lab.dir.resolve("profiles/laptop"), lab.clientProfile(Lab.SERVER))) {
+            assertEquals(profile.startsWith(lab.dir) ? "0000000500\n" : "0000000700\n", Files.readString(profile.resolve("counter")));
+        }
+        genprofileRefuses(1, "is at 500 already: a counter only moves forward", "--counter", "499", "laptop");
+        clientRefuses(1, "is at 700 already: a counter only moves forward", "--counter", "699", Lab.SERVER);
+        lab.startDaemon("--log", lab.kernLog.toString());
+        genprofileRefuses(1, "knockknock-daemon uses " + lab.dir, "--counter", "600", "laptop");
     }
 
     @Test

@@ -135,7 +135,7 @@ class CodecTest {
     @ParameterizedTest
     @EnumSource
     void onlyTheWindowsCountersOpen(KnockCodec.Carrier carrier) {
-        for (long counter : new long[] {0, 999, 1000, 1001, 1019, 1020, 1021, KnockCodec.LAST_COUNTER}) {
+        for (long counter : new long[] {0, 999, 1000, 1001, 1019, 1020, 1021, Counter.LAST}) {
             var expected = counter >= 1000 && counter < 1020
                     ? Optional.of(new KnockWindow.Request(443, counter)) : Optional.empty();
             assertEquals(expected, open(codec, codec.seal(443, counter, carrier, HERE), HERE, 1000, terms(20, false)), "counter " + counter);
@@ -147,10 +147,10 @@ class CodecTest {
     void aWindowThatMovesIsAsOneThatIsMadeAnew() {
         var random = new Random(2);
         var terms = terms(50, true, 22);
-        long next = KnockCodec.LAST_COUNTER - 70_000; // across two wraps of the low 16 bits, and up to the last counter
+        long next = Counter.LAST - 70_000; // across two wraps of the low 16 bits, and up to the last counter
         var window = new KnockWindow(codec, terms, next);
-        while (next <= KnockCodec.LAST_COUNTER) {
-            long counter = Math.min(KnockCodec.LAST_COUNTER, next + random.nextInt(60));
+        while (next <= Counter.LAST) {
+            long counter = Math.min(Counter.LAST, next + random.nextInt(60));
             var knock = codec.seal(22, counter, KnockCodec.Carrier.COVER, HERE);
             var expected = counter < next + 50 ? Optional.of(new KnockWindow.Request(22, counter)) : Optional.empty();
             assertEquals(expected, window.open(knock, HERE));
@@ -223,7 +223,7 @@ class CodecTest {
 
     @Test
     void theWindowEndsWithTheLastCounter() {
-        long last = KnockCodec.LAST_COUNTER;
+        long last = Counter.LAST;
         var terms = terms(100, false);
         assertEquals(Optional.of(new KnockWindow.Request(22, last)),
                 open(codec, codec.seal(22, last, KnockCodec.Carrier.COVER, HERE), HERE, last, terms));

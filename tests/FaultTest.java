@@ -150,6 +150,43 @@ class FaultTest {
     }
 
     @Test
+    void nineThousandLostKnocksDoNoHarmAndMoreAreMendedWithACommand() throws Exception {
+        lab.addSetting(lab.dir.resolve("profiles/laptop"), "open_ports = 22,23");
+        startDaemon();
+        append(line(9000, 22));
+        Lab.await("the knock behind 9,000 lost ones", () -> lab.said("opened port 22") == 1);
+        append(line(9001 + 10_100, 23));
+        Lab.await("the refusal", () -> lab.said("counter used or more than 10000 ahead") == 1);
+        append(line(9001 + 9_999, 23)); // the last that it takes
+        Lab.await("the window's last", () -> lab.said("opened port 23") == 1);
+        lab.stopDaemon();
+
+        lab.must(lab.script("knockknock-genprofile", "--dir", lab.dir.toString(), "--counter", "50000", "laptop"));
+        startDaemon();
+        append(line(49_999, 22));
+        append(line(50_000, 23));
+        Lab.await("the knock after the repair", () -> lab.said("opened port 23") == 1);
+        assertEquals(0, lab.said("opened port 22"), lab.said());
+    }
+
+    @Test
+    void refusalsThatAreNotPrintedAreCounted() throws Exception {
+        startDaemon();
+        for (int i = 0; i < 12; i++) {
+            append(line(0, 22).replaceFirst("SEQ=\\d+", "SEQ=" + i).replace("SRC=" + Lab.CLIENT, "SRC=198.51.100." + i % 3));
+        }
+        Lab.await("the first refusal", () -> lab.said("from 198.51.100.0 refused: not authentic") == 1);
+        Lab.await("the next that is printed, ten seconds later", () -> {
+            append(line(0, 22).replaceFirst("SEQ=\\d+", "SEQ=12"));
+            Thread.sleep(200);
+            return lab.said("from " + Lab.CLIENT) == 1;
+        });
+        var counted = Pattern.compile("from 192\\.0\\.2\\.2 \\(and (\\d+) more from 4 addresses\\) refused").matcher(lab.said());
+        assertTrue(counted.find() && Integer.parseInt(counted.group(1)) > 11, lab.said());
+        assertEquals(2, lab.said("refused"), lab.said());
+    }
+
+    @Test
     void aCounterThatCannotBeStoredOpensNothing() throws Exception {
         lab.serve(22);
         startDaemon();

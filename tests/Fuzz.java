@@ -2,6 +2,8 @@
 //JAVA 25+
 //MAIN Fuzz
 //DEPS com.code-intelligence:jazzer:0.30.0
+//SOURCES ../lib/Counter.java
+//SOURCES ../lib/Failure.java
 //SOURCES ../lib/KnockCodec.java
 //SOURCES ../lib/KnockWindow.java
 //SOURCES ../lib/LogLine.java

@@ -83,7 +83,7 @@ class ServiceTest {
         assertTrue(lab.connects(Lab.SERVER, 22), lab.said());
 
         lab.stopDaemon(); // as its user is to be removed
-        lab.must("env", "PREFIX=" + prefix, "./install.sh", "--remove");
+        assertTrue(lab.must("env", "PREFIX=" + prefix, "./install.sh", "--remove").contains("the line for sudo: take that one out"));
         assertEquals("", lab.must("find", prefix.toString(), "!", "-type", "d"));
         assertFalse(Files.exists(lib));
         assertEquals(2, lab.run(List.of("getent", "passwd", "knockknock")).exit()); // not found
@@ -103,6 +103,20 @@ class ServiceTest {
         assertFalse(Files.exists(DROP_IN));
         lab.must("env", "PREFIX=" + prefix, "./install.sh", "--remove");
         lab.must("getent", "passwd", "knockknock");
+    }
+
+    @Test
+    void whereNoArchiveOfClassesCanBeMadeTheInstallationGoesOnAndSaysSo() throws Exception {
+        startAfresh();
+        var prefix = lab.work.resolve("prefix");
+        var result = lab.run(List.of("unshare", "--mount", "env", "PREFIX=" + prefix, "JAVA_HOME=" + System.getProperty("java.home"),
+                "PATH=" + Path.of(System.getenv("KNOCK_JBANG")).getParent() + ":" + System.getenv("PATH"),
+                "sh", "-c", "mount --bind /usr/bin/false /usr/bin/unshare && ./install.sh"));
+        assertEquals(0, result.exit(), result.toString());
+        assertTrue(result.out().contains("without an archive of classes") && result.out().contains("made the system user"), result.out());
+        assertEquals("", lab.must("find", prefix.toString(), "-name", "*.aot"));
+        assertTrue(lab.must(prefix.resolve("bin/knockknock").toString(), "--help").startsWith("Usage: knockknock "));
+        lab.must("env", "PREFIX=" + prefix, "./install.sh", "--remove");
     }
 
     private Lab.Result check(String... where) throws Exception {

@@ -98,14 +98,26 @@ class WireTest {
     @ParameterizedTest
     @CsvSource({
         "192.0.2.1, 1500, 4096 131072 33554432",
+        "192.0.2.1, route 1480, 4096 131072 33554432",
+        "2001:db8::1, route 1480, 4096 131072 33554432",
+        "2001:db8::1, advertised 1480, 4096 131072 33554432",
         "192.0.2.1, 1400, 4096 131072 33554432",
         "192.0.2.1, 1500, 4096 131072 6291456",
         "192.0.2.1, 1400, 8192 524288 268435456",
         "2001:db8::1, 1500, 4096 131072 33554432",
         "2001:db8::1, 1400, 4096 131072 6291456",
         "2001:db8::1, 1500, 8192 524288 268435456"})
-    void aCoverKnockIsTheKernelsOwnSyn(String server, int mtu, String receiveMemory) throws Exception {
-        lab.must("ip", "-n", "client", "link", "set", "kk0", "mtu", "" + mtu);
+    void aCoverKnockIsTheKernelsOwnSyn(String server, String mtu, String receiveMemory) throws Exception {
+        var number = mtu.replaceFirst(".* ", "");
+        switch (mtu.split(" ")[0]) {
+            case "route" -> lab.must("ip", "-n", "client", "route", "replace", server, "dev", "kk0", "mtu", number);
+            case "advertised" -> Lab.await("a router's MTU to stay", () -> { // a link that has just come up sets it back
+                lab.mustOn("client", "sysctl", "-q", "-w", "net.ipv6.conf.kk0.mtu=" + number);
+                Thread.sleep(1200);
+                return lab.mustOn("client", "sysctl", "-n", "net.ipv6.conf.kk0.mtu").strip().equals(number);
+            });
+            default -> lab.must("ip", "-n", "client", "link", "set", "kk0", "mtu", number);
+        }
         lab.mustOn("client", "sysctl", "-q", "-w", "net.ipv4.tcp_rmem=" + receiveMemory);
         var kernel = lab.work.resolve("kernel.pcap");
         var knock = lab.work.resolve("knock.pcap");

@@ -18,6 +18,7 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.security.SecureRandom;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.BitSet;
@@ -93,6 +94,7 @@ final class KnockknockFirewall {
     private static OutputStream maker; // the stdin of nft, or of the shell
     private static final Map<String, Long> heldUntil = new HashMap<>(); // in waiting4, waiting6
     private static final List<Long> openings = new ArrayList<>(); // when each ends
+    private static final SecureRandom RANDOM = new SecureRandom();
     private static int netlink; // a socket
 
     static void main(String[] args) throws Throwable {
@@ -180,7 +182,8 @@ final class KnockknockFirewall {
         if (source.getClass() != destination.getClass() || source.isAnyLocalAddress()
                 || source.isLoopbackAddress() || source.isMulticastAddress()
                 || source.getHostAddress().equals("255.255.255.255")
-                || !allowed.get(port) || NetworkInterface.getByInetAddress(destination) == null) {
+                || !allowed.get(port) || destination.isLoopbackAddress()
+                || NetworkInterface.getByInetAddress(destination) == null) {
             return EACCES;
         }
         // Leave room for others in the kernel's table of connections.
@@ -225,9 +228,12 @@ final class KnockknockFirewall {
 
     /**
      * Has the kernel's connection tracking expect one connection: 0, or an errno. An expectation
-     * belongs to a master connection, which is made up for it. All numbers and names are those of
-     * linux/netlink.h and linux/netfilter/nfnetlink_conntrack.h; what the kernel makes of them is
-     * in net/netfilter/nf_conntrack_netlink.c.
+     * belongs to a master connection that has a helper, here ftp. The helper reads what the master
+     * carries, and opens the ports that it finds there. So the master is made up, and lies on
+     * loopback between two random ports: no packet is ever its own. All numbers and names are those
+     * of linux/netlink.h and, in linux/netfilter, nfnetlink.h, nfnetlink_conntrack.h,
+     * nf_conntrack_common.h and nf_conntrack_tcp.h; what the kernel makes of them is in
+     * net/netfilter/nf_conntrack_netlink.c.
      */
     private static int expect(byte[] from, byte[] to, int port, int seconds) throws Throwable {
         int ack = 4, excl = 0x200, create = 0x400; // NLM_F_*
@@ -240,10 +246,11 @@ final class KnockknockFirewall {
         if (found != ENOENT) {
             return found == 0 ? EEXIST : found;
         }
-        // CTA_TUPLE_ORIG and CTA_EXPECT_MASTER; from the port, so that each port has its own
-        var original = tuple(1, from, to, port, 0);
-        var master = message(1 << 8, ack | create, from, original, // IPCTNL_MSG_CT_NEW
-                tuple(2, to, from, 0, port), // CTA_TUPLE_REPLY
+        var own = InetAddress.getByName(from.length == 4 ? "127.0.0.1" : "::1").getAddress();
+        int x = 1 + RANDOM.nextInt(65535), y = 1 + RANDOM.nextInt(65535);
+        var original = tuple(1, own, own, x, y); // CTA_TUPLE_ORIG and CTA_EXPECT_MASTER
+        var master = message(1 << 8, ack | create | excl, from, original, // IPCTNL_MSG_CT_NEW
+                tuple(2, own, own, y, x), // CTA_TUPLE_REPLY
                 attribute(3, number(4, 4 | 8)), // CTA_STATUS: IPS_ASSURED, IPS_CONFIRMED
                 nest(4, nest(1, attribute(1, number(1, 1)))), // CTA_PROTOINFO.._TCP_STATE: SYN_SENT
                 nest(5, attribute(1, "ftp\0".getBytes(US_ASCII))), // CTA_HELP, CTA_HELP_NAME
@@ -255,6 +262,12 @@ final class KnockknockFirewall {
         var errors = ask(master,
                 message(2 << 8, ack | create | excl, from, expectation), // IPCTNL_MSG_EXP_NEW
                 message(2 << 8, ack, from, expectation));
+        if (errors[0] != 0 && errors[1] == 0) { // it is another master's: leave nothing open
+            ask(message(2 << 8 | 2, ack, from, expected)); // IPCTNL_MSG_EXP_DELETE
+        }
+        if (errors[0] == EEXIST) { // a master between these ports exists already: take others
+            return expect(from, to, port, seconds);
+        }
         if (errors[0] != 0 || errors[1] != 0) {
             return errors[0] != 0 ? errors[0] : errors[1];
         }

@@ -78,7 +78,8 @@ final class Knockknock implements Callable<Integer> {
     @Override
     public Integer call() throws IOException {
         var given = command.commandLine().getParseResult();
-        Optional<InetAddress> source = Optional.ofNullable(given.matchedOptionValue("--source", null));
+        Optional<InetAddress> source =
+                Optional.ofNullable(given.matchedOptionValue("--source", null));
         Optional<InetAddress> from = Optional.ofNullable(given.matchedOptionValue("--from", null));
         var profiles = Path.of(System.getProperty("user.home"), ".knockknock");
         if (given.hasMatchedOption("--counter")) {

@@ -15,7 +15,8 @@ import java.util.concurrent.TimeUnit;
  * the first one's connection has come.
  */
 final class FirewallPipe {
-    private static final int ENOMEM = 12, EACCES = 13, EEXIST = 17, ENOSPC = 28; // asm-generic/errno-base.h
+    // asm-generic/errno-base.h
+    private static final int ENOMEM = 12, EACCES = 13, EEXIST = 17, ENOSPC = 28;
     private static final int MOST_WAITING = 1000;
 
     /** What a knock has opened, and for which profile. */

@@ -69,8 +69,8 @@ final class KnockWindow {
                 var plaintext = codec.plaintext(port, bound);
                 long wanted = (bits48(carried) ^ bits48(plaintext)) << 16;
                 int at = Arrays.binarySearch(pads, wanted);
-                for (at = at < 0 ? -at - 1 : at; at < pads.length && (pads[at] ^ wanted) >>> 16 == 0;
-                        at++) {
+                at = at < 0 ? -at - 1 : at;
+                for (; at < pads.length && (pads[at] ^ wanted) >>> 16 == 0; at++) {
                     // Compare all that was carried; the first counter that fits wins.
                     long counter = next + (pads[at] - next & 0xFFFF);
                     if (isSealed(carried, from, plaintext, counter)
@@ -111,7 +111,7 @@ final class KnockWindow {
         return difference == 0;
     }
 
-    /** Goes on to the counters from {@code later} on; what the window keeps is not computed anew. */
+    /** Goes on to the counters from {@code later} on; what it keeps is not computed anew. */
     void moveTo(long later) {
         long first = next;
         next = later;

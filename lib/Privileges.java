@@ -8,13 +8,19 @@ import java.util.stream.Stream;
 
 /** How the daemon gives up what it was started with. */
 final class Privileges {
-    private static final int O_RDWR = 2, TIOCNOTTY = 0x5422, SIGHUP = 1, SIG_IGN = 1;
+    private static final int O_RDONLY = 0, O_RDWR = 2, TIOCNOTTY = 0x5422, SIGHUP = 1, SIG_IGN = 1;
 
     private Privileges() {}
 
-    /** Leaves the controlling terminal: nothing can be typed into its shell; Ctrl-C still works. */
+    /**
+     * Leaves the controlling terminal: nothing can be typed into its shell; Ctrl-C still works.
+     * Standard input becomes /dev/null, so that what is typed there is not read either.
+     */
     static void leaveTerminal() {
         try (var arena = Arena.ofConfined()) {
+            long none = Sys.must("open", arena.allocateFrom("/dev/null").address(), O_RDONLY);
+            Sys.must("dup2", none, 0);
+            Sys.must("close", none);
             int tty = (int) Sys.call("open", arena.allocateFrom("/dev/tty").address(), O_RDWR);
             if (tty >= 0) {
                 long handler = Sys.call("signal", SIGHUP, SIG_IGN); // sent to a session's leader

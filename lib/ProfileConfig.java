@@ -11,8 +11,8 @@ import java.util.TreeMap;
 
 /**
  * The config of a profile. {@code openPorts} are the only ports that it may open, if it names any;
- * {@code source} is "any", "bound", an address, or "" where it says nothing; {@code ipVersion} is 4,
- * 6, or 0 for both (PROTOCOL.md 2).
+ * {@code source} is "any", "bound", an address, or "" where it says nothing; {@code ipVersion} is
+ * 4, 6, or 0 for both (PROTOCOL.md 2).
  */
 record ProfileConfig(int knockPort, Optional<BitSet> openPorts, boolean classic, String source,
         int ipVersion) {

@@ -42,7 +42,7 @@ final class Profiles {
 
     private final Path directory;
     private final Map<String, Lookup> lookups = new ConcurrentHashMap<>(); // by name
-    /** By its files: of a profile that was replaced no counter is used any more, but none closed. */
+    /** By their files. Closing one of two channels would give up both's lock: none is closed. */
     private final Map<List<Object>, Profile> loaded = new ConcurrentHashMap<>();
 
     Profiles(Path directory) {

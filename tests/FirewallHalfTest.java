@@ -159,10 +159,10 @@ class FirewallHalfTest {
                 "ff02::1", "ff0e::1")) {
             assertEquals(EACCES, ask(source, 22), source);
         }
-        for (var destination : List.of("192.0.2.3", "192.0.2.255", "0.0.0.0", "255.255.255.255", "224.0.0.1", Lab.SERVER6, Lab.CLIENT)) {
+        for (var destination : List.of("127.0.0.1", "192.0.2.3", "192.0.2.255", "0.0.0.0", "255.255.255.255", "224.0.0.1", Lab.SERVER6, Lab.CLIENT)) {
             assertEquals(EACCES, ask(record(Lab.CLIENT, destination, 22)), destination);
         }
-        for (var destination : List.of("2001:db8::3", "::", "ff02::1", Lab.SERVER)) {
+        for (var destination : List.of("::1", "2001:db8::3", "::", "ff02::1", Lab.SERVER)) {
             assertEquals(EACCES, ask(record(Lab.CLIENT6, destination, 22)), destination);
         }
         for (int port : new int[] {0, 1, 21, 23, 442, 65535}) {

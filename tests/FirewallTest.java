@@ -1,4 +1,5 @@
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
 
 import java.io.IOException;
 import java.nio.file.Files;
@@ -222,6 +223,41 @@ class FirewallTest {
         before = hostsRules(); // firewalld's iptables come in another order after a reload
         lab.stopDaemon();
         assertEquals(before, rules(), "when the daemon has ended");
+    }
+
+    /** From the client's wire, but with the server's address and port 0: what an opening's helper might take for FTP. */
+    private static final String FTP = """
+            import socket, struct, sys, time
+            server, client, mac = (socket.inet_pton(socket.AF_INET6, sys.argv[1]), socket.inet_pton(socket.AF_INET6, sys.argv[2]),
+                bytes.fromhex(sys.argv[3].replace(':', '')))
+            out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+            out.bind(('kk0', 0x86dd))
+            def send(port, seq, flags, data):
+                tcp = struct.pack('>HHIIBBHHH', 0, port, seq, 1, 0x50, flags, 64240, 0, 0) + data
+                words = server + client + struct.pack('>II', len(tcp), 6) + tcp + bytes(len(tcp) % 2)
+                total = sum(struct.unpack('>%dH' % (len(words) // 2), words))
+                total = (total & 0xffff) + (total >> 16)
+                tcp = tcp[:16] + struct.pack('>H', ~(total + (total >> 16)) & 0xffff) + tcp[18:]
+                out.send(mac + bytes(6) + b'\\x86\\xdd' + struct.pack('>IHBB', 6 << 28, len(tcp), 6, 64) + server + client + tcp)
+            for port in 22, 3306:
+                send(port, 1000, 0x12, b'')
+                time.sleep(0.05)
+                send(port, 1001, 0x18, b'229 Entering Extended Passive Mode (|||3306|)\\r\\n')
+            """;
+
+    @Test
+    void nobodyOnTheLinkMakesOfAnOpeningOneOfAnotherPort() throws Exception {
+        lab.addSetting(lab.dir.resolve("profiles/laptop"), "open_ports = 22");
+        lab.mustOn("server", "sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=1");
+        nft(TABLE);
+        lab.serve(3306);
+        lab.startDaemon();
+        lab.must(lab.knockCommand("-p", "22", Lab.SERVER6));
+        Lab.await("the knock", () -> lab.said("opened port 22") == 1);
+        lab.mustOn("client", "nft", "table inet own { chain pre { type filter hook prerouting priority raw; tcp sport 0 drop; }; }");
+        var mac = lab.mustOn("server", "cat", "/sys/class/net/kk0/address").strip();
+        lab.mustOn("client", "python3", "-c", FTP, Lab.SERVER6, Lab.CLIENT6, mac);
+        assertFalse(lab.connects(Lab.SERVER6, 3306), lab.mustOn("server", "cat", "/proc/net/nf_conntrack_expect"));
     }
 
     @ParameterizedTest

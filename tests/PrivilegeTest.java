@@ -296,6 +296,7 @@ class PrivilegeTest {
         assertEquals(shell.pid(), stat(family.getFirst(), 6), "the shell's session");
         assertNotEquals(0, stat(shell, 7), "the shell has a terminal");
         assertWithoutTerminal(family);
+        assertEquals(Path.of("/dev/null"), Files.readSymbolicLink(Path.of("/proc/" + family.getFirst().pid() + "/fd/0")));
         type(terminal, "\3");
         assertGone(family);
         type(terminal, "echo ended: $?\n");

@@ -5,6 +5,7 @@
 # ./install.sh --remove takes all of it away again. PREFIX is /usr/local unless you set it.
 set -eu
 umask 022
+export LC_ALL=C.UTF-8 # for a checkout below a directory whose name is not ASCII
 cd "$(dirname "$0")"
 prefix=${PREFIX:-/usr/local}
 rsyslog=/etc/rsyslog.d/10-knockknock.conf

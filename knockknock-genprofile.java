@@ -23,6 +23,7 @@ import java.util.Base64;
 import java.util.concurrent.Callable;
 
 import picocli.CommandLine.ITypeConverter;
+import picocli.CommandLine.Model.ArgGroupSpec;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Model.OptionSpec;
 import picocli.CommandLine.Model.PositionalParamSpec;
@@ -49,14 +50,16 @@ final class KnockknockGenprofile implements Callable<Integer> {
             .addOption(OptionSpec.builder("--dir").paramLabel("DIR").type(Path.class)
                     .defaultValue("/etc/knockknock.d")
                     .description("the server's directory (default: ${DEFAULT-VALUE})").build())
-            .addOption(OptionSpec.builder("--open").paramLabel("PORTS").type(String.class)
-                    .converters(new PortList())
-                    .description("the only ports that this profile may open, such as 22,443;"
-                    + " recommended, as forged knocks then cost the server next to nothing"
-                    + " (default: any port)").build())
-            .addOption(OptionSpec.builder("--counter").paramLabel("NUMBER").type(long.class)
-                    .converters(new Cli.CounterValue()).description("make no profile, and set the"
-                    + " counter of NAME forward to this, after a restored backup").build())
+            .addArgGroup(ArgGroupSpec.builder()
+                    .addArg(OptionSpec.builder("--open").paramLabel("PORTS").type(String.class)
+                            .converters(new PortList())
+                            .description("the only ports that this profile may open, such as"
+                            + " 22,443; recommended, as far more lost knocks then do no harm"
+                            + " (default: any port)").build())
+                    .addArg(OptionSpec.builder("--counter").paramLabel("NUMBER").type(long.class)
+                            .converters(new Cli.CounterValue())
+                            .description("make no profile, and set the counter of NAME forward to"
+                            + " this, after a restored backup").build()).build())
             .addPositional(PositionalParamSpec.builder().index("0").required(true)
                     .paramLabel("NAME").type(String.class)
                     .description("what to call the profile here, such as the client's name")
@@ -85,6 +88,9 @@ final class KnockknockGenprofile implements Callable<Integer> {
         var profiles = dir.resolve("profiles").toAbsolutePath();
         var profile = profiles.resolve(name);
         if (given.hasMatchedOption("--counter")) {
+            if (!Files.isDirectory(profile)) {
+                throw new Failure("there is no profile " + profile + ": look what it is called");
+            }
             var counter = Counter.open(profile.resolve("counter"));
             if (!counter.tryLockForGood()) {
                 throw new Failure("knockknock-daemon uses " + profile + ": stop it first");

@@ -222,6 +222,7 @@ final class KnockknockProxy implements Callable<Integer> {
      */
     private SocketChannel knockAndConnect(Profile profile, List<InetAddress> addresses, int port)
             throws IOException, InterruptedException {
+        profile.config().checkOpens(port, profile.name());
         var backoff = backoffs.computeIfAbsent(profile.name(), _ -> new Backoff());
         var versions = versions(profile, addresses);
         var lock = locks.computeIfAbsent(profile.name() + " " + port, _ -> new ReentrantLock(true));

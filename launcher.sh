@@ -30,18 +30,21 @@ knockknock | knockknock-proxy) # CAP_NET_RAW alone, and the user who asked sudo 
         [ "$net_raw" ] || fail "root has no CAP_NET_RAW here: a container needs --cap-add=NET_RAW"
         only=-all,+net_raw
         setpriv="setpriv --bounding-set $only --inh-caps $only --ambient-caps $only --no-new-privs"
-        if [ -z "${SUDO_UID-}" ] && [ -n "${DOAS_USER-}" ]; then
-            SUDO_UID=$(id -u -- "$DOAS_USER") && SUDO_GID=$(id -g -- "$DOAS_USER") || exit 1
+        uid=${SUDO_UID-} gid=${SUDO_GID-}
+        if [ -n "${DOAS_USER-}" ]; then
+            [ -z "$uid" ] || fail "both DOAS_USER and SUDO_UID are set: one of them is not true"
+            uid=$(id -u -- "$DOAS_USER") && gid=$(id -g -- "$DOAS_USER") || exit 1
         fi
-        [ -z "${SUDO_UID-}" ] \
-            || setpriv="$setpriv --reuid $SUDO_UID --regid $SUDO_GID --init-groups"
+        case $uid$gid in *[!0-9]*) fail "SUDO_UID and SUDO_GID must be numbers" ;; esac
+        [ -z "$uid" ] || setpriv="$setpriv --reuid $uid --regid ${gid:?} --init-groups"
         start "$setpriv --" "$@"
     fi
     [ -z "$net_raw" ] || start '' "$@"
+    case ${1-} in --counter*) start '' "$@" ;; esac # sends nothing
     ;;
 knockknock-daemon | knockknock-genprofile) [ "$user" != 0 ] || start '' "$@" ;;
 *) fail "$0 is none of knockknock's commands: start them by their own names" ;;
 esac
 case ${1-} in -h | --help | -V | --version) start '' "$@" ;; esac
 command -v sudo > /dev/null || fail "$command needs root, and there is no sudo: start it as root"
-exec sudo -- "$0" "$@"
+exec sudo -u root -- "$0" "$@"

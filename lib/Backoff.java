@@ -9,32 +9,19 @@ final class Backoff {
     private int fruitless;
     private long nextKnock;
 
-    /** Whether a knock may be sent now; the caller sends one if it may. */
+    /** Whether a knock may be sent now. */
     synchronized boolean mayKnock() {
-        if (fruitless < PATIENCE) {
-            return true;
-        }
-        if (System.nanoTime() - nextKnock < 0) {
-            return false;
-        }
-        pause();
-        return true;
+        return fruitless < PATIENCE || System.nanoTime() - nextKnock >= 0;
     }
 
     /** A knock did not help; whether that is the one after which it slows down. */
     synchronized boolean failed() {
         fruitless++;
-        if (fruitless == PATIENCE) {
-            pause();
-        }
+        nextKnock = System.nanoTime() + TimeUnit.SECONDS.toNanos(fruitless < LITTLE_HOPE ? 10 : 60);
         return fruitless == PATIENCE;
     }
 
     synchronized void helped() {
         fruitless = 0;
-    }
-
-    private void pause() {
-        nextKnock = System.nanoTime() + TimeUnit.SECONDS.toNanos(fruitless < LITTLE_HOPE ? 10 : 60);
     }
 }

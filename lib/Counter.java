@@ -146,8 +146,10 @@ final class Counter {
             DESCRIPTORS.clear();
             try (var open = Files.newDirectoryStream(Path.of("/proc/self/fd"))) {
                 for (var fd : open) {
-                    if (Files.isSymbolicLink(fd)) { // the stream's own is closed behind it
+                    try {
                         DESCRIPTORS.put(Files.readSymbolicLink(fd), fd);
+                    } catch (NoSuchFileException e) {
+                        continue; // another thread has just closed it
                     }
                 }
             }

@@ -1,8 +1,10 @@
 import java.io.IOException;
 import java.net.InetAddress;
 import java.net.InetSocketAddress;
+import java.net.SocketException;
 import java.net.SocketTimeoutException;
 import java.nio.channels.SocketChannel;
+import java.nio.channels.UnsupportedAddressTypeException;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
@@ -111,6 +113,8 @@ final class Dialer {
                 outcomes.add(new Outcome(channel, Optional.empty()));
             } catch (IOException e) {
                 outcomes.add(new Outcome(channel, Optional.of(e)));
+            } catch (UnsupportedAddressTypeException e) { // this host has no such IP version
+                outcomes.add(new Outcome(channel, Optional.of(new SocketException("no IPv6"))));
             }
         });
     }

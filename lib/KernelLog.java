@@ -44,7 +44,13 @@ final class KernelLog implements AutoCloseable {
         if (!log.equals(KMSG)) {
             return new KernelLog(log, Files.size(log), InputStream.nullInputStream());
         }
-        var records = new FileInputStream(log.toFile());
+        FileInputStream records;
+        try {
+            records = new FileInputStream(log.toFile());
+        } catch (IOException e) {
+            throw new Failure("cannot open " + e.getMessage() + ": in a container this takes"
+                    + " CAP_SYSLOG");
+        }
         // The JDK moves to the end of a file by its size, and this one has none.
         var descriptor = Counter.descriptor(log.toRealPath()).getFileName().toString();
         Sys.must("lseek", Integer.parseInt(descriptor), 0, SEEK_END);

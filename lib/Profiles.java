@@ -4,6 +4,7 @@ import java.net.UnknownHostException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
@@ -42,8 +43,8 @@ final class Profiles {
 
     private final Path directory;
     private final Map<String, Lookup> lookups = new ConcurrentHashMap<>(); // by name
-    /** By their files. Closing one of two channels would give up both's lock: none is closed. */
-    private final Map<List<Object>, Profile> loaded = new ConcurrentHashMap<>();
+    /** By their files. To close one of a counter's channels gives up its lock: none is closed. */
+    private final Map<List<Object>, Profile> loaded = new HashMap<>();
 
     Profiles(Path directory) {
         this.directory = directory;
@@ -103,7 +104,7 @@ final class Profiles {
         return new Lookup(System.nanoTime(), before, answer);
     }
 
-    private Profile load(Path profile) throws IOException {
+    private synchronized Profile load(Path profile) throws IOException {
         var version = new ArrayList<Object>(List.of(profile));
         for (var file : List.of("counter", "config", "cipher.key", "mac.key")) {
             var path = profile.resolve(file);

@@ -81,6 +81,9 @@ final class Socks {
         if (command != CONNECT) {
             throw new Refused(COMMAND_NOT_SUPPORTED, "only CONNECT is supported");
         }
+        if (port == 0) {
+            throw new Refused(CONNECTION_REFUSED, "nothing has port 0");
+        }
         return new Request(host, port);
     }
 

@@ -15,13 +15,18 @@ import java.util.stream.Stream;
 final class Sudo {
     private static final String NET_RAW = "-all,+net_raw";
     private static final int CAP_NET_RAW = 13;
+    private static final List<String> SUDO = List.of("/usr/bin/sudo", "-u", "root", "--");
+    private static final String SECOND_START = "-Dknockknock.again"; // there is no third
 
     private Sudo() {}
 
     /** As root, for a server's commands. */
     static Failure asRoot(String why) throws IOException {
+        if (isSecondStart()) {
+            return new Failure(why + " needs root, and sudo did not give it: start it as root");
+        }
         Cli.complain(why + " needs root: asking sudo");
-        return again(List.of("/usr/bin/sudo", "--"), List.of());
+        return again(SUDO, List.of(), SECOND_START);
     }
 
     /** As the same user, with CAP_NET_RAW and nothing more; root itself is left with no more. */
@@ -30,22 +35,27 @@ final class Sudo {
             return new Failure("nobody has CAP_NET_RAW here, not even root: a container needs"
                     + " --cap-add=NET_RAW");
         }
-        if (status("NoNewPrivs", 10) == 1) { // this is the second start, or a container sets it
-            return new Failure(Sys.uid() == 0
-                    ? "setpriv cannot take root's other capabilities away: in a container this"
-                    + " takes CAP_SETPCAP, or CAP_NET_RAW as the only capability"
-                    : "no_new_privs keeps sudo from giving CAP_NET_RAW: leave it out, as a"
+        if (Sys.uid() != 0 && status("NoNewPrivs", 10) == 1) {
+            return new Failure("no_new_privs keeps sudo from giving CAP_NET_RAW: leave it out, as a"
                     + " container's --security-opt=no-new-privileges");
+        }
+        if (isSecondStart()) { // without CAP_SETPCAP, setpriv takes nothing away, in silence
+            return new Failure("setpriv cannot take root's other capabilities away: in a container"
+                    + " this takes CAP_SETPCAP, or CAP_NET_RAW as the only capability");
         }
         var setpriv = new ArrayList<>(List.of("/usr/bin/setpriv", "--bounding-set", NET_RAW,
                 "--inh-caps", NET_RAW, "--ambient-caps", NET_RAW, "--no-new-privs"));
         if (Sys.uid() == 0) {
-            return again(List.of(), setpriv);
+            return again(List.of(), setpriv, SECOND_START);
         }
         Cli.complain("opening a raw socket needs CAP_NET_RAW: asking sudo");
         setpriv.addAll(List.of("--reuid", "" + Sys.uid(), "--regid", "" + Sys.gid(),
                 "--init-groups"));
-        return again(List.of("/usr/bin/sudo", "--"), setpriv);
+        return again(SUDO, setpriv, SECOND_START);
+    }
+
+    private static boolean isSecondStart() {
+        return System.getProperty(SECOND_START.substring(2)) != null;
     }
 
     /** As the same user, in a locale whose file names are UTF-8, which every glibc has. */
@@ -60,7 +70,8 @@ final class Sudo {
         return Long.parseUnsignedLong(line.substring(key.length() + 1).strip(), radix);
     }
 
-    private static Failure again(List<String> sudo, List<String> setpriv) throws IOException {
+    private static Failure again(List<String> sudo, List<String> setpriv, String... options)
+            throws IOException {
         var command = new ArrayList<>(sudo);
         command.addAll(List.of("/usr/bin/env", "-i", "-C", "/",
                 "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"));
@@ -68,6 +79,7 @@ final class Sudo {
                 .forEach(command::add); // for a user without an entry in passwd
         command.addAll(setpriv);
         command.add(Sys.readLink("/proc/self/exe"));
+        command.addAll(List.of(options));
         command.add("-Duser.dir=" + Sys.readLink("/proc/self/cwd")); // where file names begin
         command.addAll(zeroTerminated("/proc/self/cmdline").skip(1).toList());
         return new Failure("cannot start " + command.getFirst() + " (" + Sys.exec(command)

@@ -54,7 +54,9 @@ final class Sys {
             var data = arena.allocateFrom(ValueLayout.JAVA_BYTE, packet);
             var source = sockaddr(arena, from, 0);
             var target = sockaddr(arena, to, 0);
-            must("bind", socket, source.address(), source.byteSize());
+            if (!from.isLinkLocalAddress()) { // that would tie the socket to its link for good
+                must("bind", socket, source.address(), source.byteSize());
+            }
             long sent = call("sendto", socket, data.address(), packet.length, 0, target.address(),
                     target.byteSize());
             if (sent != packet.length) {
@@ -160,11 +162,11 @@ final class Sys {
         }
     }
 
-    /** An errno's name, such as EPERM, or its number where glibc is older than 2.32. */
+    /** An errno's name, such as EPERM; its number if it has none, or if glibc is below 2.32. */
     static String errno(long number) {
-        return Linker.nativeLinker().defaultLookup().find("strerrorname_np").isEmpty()
-                ? "errno " + number
-                : MemorySegment.ofAddress(call("strerrorname_np", number)).reinterpret(32)
-                        .getString(0, StandardCharsets.US_ASCII);
+        boolean named = Linker.nativeLinker().defaultLookup().find("strerrorname_np").isPresent();
+        var name = MemorySegment.ofAddress(named ? call("strerrorname_np", number) : 0);
+        return name.address() == 0 ? "errno " + number
+                : name.reinterpret(32).getString(0, StandardCharsets.US_ASCII);
     }
 }

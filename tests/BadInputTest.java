@@ -129,7 +129,8 @@ class BadInputTest {
         genprofileRefuses(2, "is not a port", "phone", "65536");
         genprofileRefuses(2, "KNOCKPORT", "phone");
         genprofileRefuses(2, "KNOCKPORT", "--counter", "5", "laptop", "777");
-        genprofileRefuses(1, "counter is missing", "--counter", "5", "phone");
+        genprofileRefuses(1, "there is no profile " + lab.dir.resolve("profiles/phone"), "--counter", "5", "phone");
+        genprofileRefuses(2, "mutually exclusive", "--counter", "5", "--open", "22", "laptop");
         genprofileRefuses(2, "is not a port", "--open", "22,ssh", "phone", "777");
         for (var name : List.of("", ".", "..", ".hidden", "a/b", "-x/", "a b", "a\nb", "x".repeat(65))) {
             genprofileRefuses(2, "cannot be a profile's name", "--", name, "777");

@@ -4,6 +4,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.stream.Collectors;
@@ -194,6 +195,18 @@ class ElsewhereTest {
         lab.must("chmod", "400", "/etc/doas.conf");
         assertKnocks(join(AS_ALICE, List.of("doas")), client("installed", "-p", "22", Lab.SERVER));
         assertEquals("alice\n", lab.must("stat", "-c", "%U", lab.clientProfile(Lab.SERVER).resolve("counter").toString()));
+        Files.writeString(Path.of("/etc/doas.conf"), "permit nopass keepenv alice as root\n", StandardOpenOption.TRUNCATE_EXISTING);
+        assertSays("both DOAS_USER and SUDO_UID are set", run(join(AS_ALICE, List.of("env", "SUDO_UID=0 /tmp/evil.sh", "SUDO_GID=0",
+                "doas")), client("installed", "-p", "22", Lab.SERVER)));
+    }
+
+    @Test
+    void theCounterIsSetForwardWithoutAnyRights() throws Exception {
+        lab.must("chown", "-R", "alice", lab.home.toString());
+        long next = Long.parseLong(Files.readString(lab.clientProfile(Lab.SERVER).resolve("counter")).strip()) + 5;
+        var withoutSudo = join(List.of("setpriv", "--no-new-privs"), AS_ALICE);
+        assertEquals(new Lab.Result(0, "", ""), run(withoutSudo, client("installed", "--counter", "" + next, Lab.SERVER)));
+        assertKnocks(AS_ALICE, client("installed", "-p", "22", Lab.SERVER));
     }
 
     @Test

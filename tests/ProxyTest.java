@@ -113,6 +113,7 @@ class ProxyTest {
         "5, 4, 00000000000000000000000000000001, 9",
         "4, 3, 0f6e6f73756368686f73742e696e76, 80", // host unknown: nosuchhost.inv
         "4, 3, 04611b5b30, 80",        // not a host name at all
+        "5, 1, 7f000001, 0",
         "8, 2, 00, 80"})               // address type not supported
     void eachFailureHasItsReplyCode(int code, int type, String address, int port) throws Exception {
         startHere();

@@ -289,6 +289,7 @@ class FirewallTest {
     @Test
     void twoProfilesBehindOneAddressLetOneConnectionInEach() throws Exception {
         lab.profile("phone", 7001, "phone");
+        lab.config("delay = 30"); // longer than four JVMs take on a slow machine
         serve("server");
         lab.startDaemon();
         for (var profile : List.of("laptop", "phone")) {

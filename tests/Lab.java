@@ -256,7 +256,7 @@ final class Lab implements AutoCloseable {
         var err = Files.createTempFile(work, "err", "");
         var process = builder(command).redirectError(err.toFile()).redirectInput(Path.of("/dev/null").toFile()).start();
         var late = new AtomicBoolean();
-        var limit = process.onExit().orTimeout(60, TimeUnit.SECONDS).exceptionally(_ -> {
+        var limit = process.onExit().orTimeout(180, TimeUnit.SECONDS).exceptionally(_ -> {
             late.set(true);
             return process.destroyForcibly();
         });
@@ -284,13 +284,13 @@ final class Lab implements AutoCloseable {
         return must(on(host, command));
     }
 
-    /** Looks again every few milliseconds until {@code condition} holds; fails after a minute. */
+    /** Looks again every few milliseconds until {@code condition} holds; fails after two minutes. */
     static void await(String what, Callable<Boolean> condition) throws Exception {
         await(() -> what, condition);
     }
 
     static void await(Callable<String> what, Callable<Boolean> condition) throws Exception {
-        for (long end = System.nanoTime() + 60_000_000_000L; !condition.call(); Thread.sleep(5)) {
+        for (long end = System.nanoTime() + 120_000_000_000L; !condition.call(); Thread.sleep(5)) {
             if (System.nanoTime() > end) {
                 throw new AssertionError("waited in vain for " + what.call());
             }

@@ -46,7 +46,7 @@ final class KnockknockGenprofile implements Callable<Integer> {
               knockknock-genprofile --open 22,443 laptop 666
 
             Bring it to the client as the output says, then start knockknock-daemon again.
-            """, "0:the profile is made", "1:it is not, and nothing was changed", "2:bad usage")
+            """, "0:the profile is made, or its counter set", "1:it is not, and nothing was changed", "2:bad usage")
             .addOption(OptionSpec.builder("--dir").paramLabel("DIR").type(Path.class)
                     .defaultValue("/etc/knockknock.d")
                     .description("the server's directory (default: ${DEFAULT-VALUE})").build())
@@ -58,8 +58,8 @@ final class KnockknockGenprofile implements Callable<Integer> {
                             + " (default: any port)").build())
                     .addArg(OptionSpec.builder("--counter").paramLabel("NUMBER").type(long.class)
                             .converters(new Cli.CounterValue())
-                            .description("make no profile, and set the counter of NAME forward to"
-                            + " this, after a restored backup").build()).build())
+                            .description("make no profile; set the counter of NAME forward to NUMBER,"
+                            + " after a restored backup").build()).build())
             .addPositional(PositionalParamSpec.builder().index("0").required(true)
                     .paramLabel("NAME").type(String.class)
                     .description("what to call the profile here, such as the client's name")
@@ -67,7 +67,7 @@ final class KnockknockGenprofile implements Callable<Integer> {
             .addPositional(PositionalParamSpec.builder().index("1").arity("0..1")
                     .paramLabel("KNOCKPORT").type(int.class).converters(new Cli.Port())
                     .description("the TCP port to knock on, which no service and no other profile"
-                    + " uses").build());
+                    + " uses; not with --counter").build());
 
     @Override
     public Integer call() throws IOException {
@@ -112,9 +112,8 @@ final class KnockknockGenprofile implements Callable<Integer> {
                 ? "open_ports = " + given.matchedOptionValue("--open", "") + "\n" : "";
         make(profile, "[main]\nknock_port = " + knockPort + "\n" + openPorts);
         if (openPorts.isEmpty()) {
-            Cli.complain("note: without --open PORTS a client that has sent 100 knocks in vain is"
-                    + " locked out, instead of 10,000, and no knock opens through a translator"
-                    + " (NAT64)");
+            Cli.complain("note: without --open PORTS, 100 lost knocks lock the client out instead of"
+                    + " 10,000, and no knock gets through a translator (NAT64)");
         }
         System.out.println("""
                 made PROFILE. To bring it to the client, run here, as a user who may log in by ssh,

@@ -45,35 +45,35 @@ final class Knockknock implements Callable<Integer> {
             knockknock-genprofile on the server makes the profile, a directory
             ~/.knockknock/HOST here.
             """, "0:the packet was sent (a server never answers it), or the counter set",
-            "1:it could not", "2:bad usage")
+            "1:nothing was sent or set", "2:bad usage")
             .addArgGroup(ArgGroupSpec.builder().multiplicity("1")
                     .addArg(OptionSpec.builder("-p", "--port").paramLabel("PORT")
                             .type(int.class).converters(new Cli.Port())
                             .description("the port to open").build())
                     .addArg(OptionSpec.builder("--counter").paramLabel("NUMBER")
                             .type(long.class).converters(new Cli.CounterValue())
-                            .description("send nothing, and set the profile's counter forward to"
-                            + " this, after a restored backup").build()).build())
+                            .description("send nothing; set the profile's counter forward to"
+                            + " NUMBER, after a restored backup").build()).build())
             .addArgGroup(ArgGroupSpec.builder()
                     .addArg(Cli.flag("-4", "knock over IPv4 only"))
                     .addArg(Cli.flag("-6", "knock over IPv6 only")).build())
             .addOption(OptionSpec.builder("--from").paramLabel("ADDRESS")
                     .type(InetAddress.class).converters(new Address())
-                    .description("knock from this address of this host, where it has several ways"
-                    + " out; connect from it, too").build())
+                    .description("knock from this address of this host, if it has several uplinks;"
+                    + " connect from it, too").build())
             .addArgGroup(ArgGroupSpec.builder()
                     .addArg(OptionSpec.builder("--source").paramLabel("ADDRESS")
                             .type(InetAddress.class).converters(new Address())
-                            .description("bind the knock to this address, from which alone it"
-                            + " can be used, such as your NAT's; by default it is bound if it"
-                            + " leaves from a public address").build())
+                            .description("bind the knock to the address that the server sees, such"
+                            + " as your NAT's: it works from no other; by default it is bound to"
+                            + " your own address if that is public").build())
                     .addArg(Cli.flag("--any-source", "do not bind the knock: anyone who intercepts"
                             + " it can use it")).build())
             .addOption(Cli.flag("--classic", "send the original knockknock's kind of packet: for"
                     + " its daemon, and where something on the way strips TCP timestamps"))
             .addPositional(PositionalParamSpec.builder().paramLabel("HOST").arity("0..1")
-                    .type(String.class).description("the server, by the name of its profile; not"
-                    + " needed if there is just one profile").build());
+                    .type(String.class).description("the server's name or address, which is also"
+                    + " the name of its profile; not needed if there is just one").build());
 
     @Override
     public Integer call() throws IOException {

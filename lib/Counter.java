@@ -41,7 +41,8 @@ final class Counter {
             return new Counter(path,
                     FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE));
         } catch (NoSuchFileException e) {
-            throw new Failure(file + " is missing: write a number well above the other side's");
+            throw new Failure(file + " is missing: write the other side's number into it, and on a"
+                    + " client 50 more");
         } catch (IOException e) {
             throw new Failure("cannot open " + file + " for writing: check its owner and mode");
         }
@@ -115,8 +116,8 @@ final class Counter {
                 return next;
             }
         }
-        throw new Failure(path + " is damaged: it must hold one number; look up the counter on the"
-                + " other side, and write a number well above it");
+        throw new Failure(path + " is damaged: it must hold one number; write the other side's into"
+                + " it, and on a client 50 more");
     }
 
     /** Writes {@code next} in place, in fixed width, and waits for the disk. */

@@ -46,7 +46,8 @@ final class KnockknockGenprofile implements Callable<Integer> {
               knockknock-genprofile --open 22,443 laptop 666
 
             Bring it to the client as the output says, then start knockknock-daemon again.
-            """, "0:the profile is made, or its counter set", "1:it is not, and nothing was changed", "2:bad usage")
+            """, "0:the profile is made, or its counter set",
+            "1:it is not, and nothing was changed", "2:bad usage")
             .addOption(OptionSpec.builder("--dir").paramLabel("DIR").type(Path.class)
                     .defaultValue("/etc/knockknock.d")
                     .description("the server's directory (default: ${DEFAULT-VALUE})").build())
@@ -58,8 +59,8 @@ final class KnockknockGenprofile implements Callable<Integer> {
                             + " (default: any port)").build())
                     .addArg(OptionSpec.builder("--counter").paramLabel("NUMBER").type(long.class)
                             .converters(new Cli.CounterValue())
-                            .description("make no profile; set the counter of NAME forward to NUMBER,"
-                            + " after a restored backup").build()).build())
+                            .description("make no profile; set the counter of NAME forward to"
+                            + " NUMBER, after a restored backup").build()).build())
             .addPositional(PositionalParamSpec.builder().index("0").required(true)
                     .paramLabel("NAME").type(String.class)
                     .description("what to call the profile here, such as the client's name")
@@ -112,8 +113,8 @@ final class KnockknockGenprofile implements Callable<Integer> {
                 ? "open_ports = " + given.matchedOptionValue("--open", "") + "\n" : "";
         make(profile, "[main]\nknock_port = " + knockPort + "\n" + openPorts);
         if (openPorts.isEmpty()) {
-            Cli.complain("note: without --open PORTS, 100 lost knocks lock the client out instead of"
-                    + " 10,000, and no knock gets through a translator (NAT64)");
+            Cli.complain("note: without --open PORTS, 100 lost knocks lock the client out instead"
+                    + " of 10,000, and no knock gets through a translator (NAT64)");
         }
         System.out.println("""
                 made PROFILE. To bring it to the client, run here, as a user who may log in by ssh,

@@ -10,7 +10,9 @@
 //SOURCES lib/KernelLog.java
 //SOURCES lib/KnockCodec.java
 //SOURCES lib/KnockWindow.java
+//SOURCES lib/Libc.java
 //SOURCES lib/LogLine.java
+//SOURCES lib/Ports.java
 //SOURCES lib/Privileges.java
 //SOURCES lib/Profile.java
 //SOURCES lib/ProfileConfig.java
@@ -48,11 +50,6 @@ import picocli.CommandLine.Model.OptionSpec;
 final class KnockknockDaemon implements Callable<Integer> {
     private static final long QUIET_NANOS = 10_000_000_000L; // between complaints about a profile
     private static final int MOST_SOURCES = 1000; // that are told apart in a complaint
-    private static final BitSet ANY_PORT = new BitSet();
-
-    static {
-        ANY_PORT.set(1, 65536); // not 0: PROTOCOL.md 6.2, step 4
-    }
 
     private final CommandSpec command = Cli.command("knockknock-daemon", this,
             "Watch the kernel's log for knocks, and let in anyone who holds the keys.", """
@@ -86,8 +83,8 @@ final class KnockknockDaemon implements Callable<Integer> {
             int size = KnockWindow.size(config.errorWindow(), ports.isPresent(), profiles);
             boolean boundOnly = profile.config().source().equals("bound");
             long next = profile.counter().read(); // nobody else writes it from now on
-            window = new KnockWindow(profile.codec(),
-                    new KnockWindow.Terms(size, ports, boundOnly), next);
+            window = new KnockWindow(profile.codec(), new KnockWindow.Terms(size,
+                    ports.map(Ports::numbers), boundOnly), next);
             // Use both once: a disk that fails is seen now, and the first knock is no slower.
             profile.counter().store(next);
             window.open(new KnockCodec.Fields(0, 0, 0, 0, OptionalLong.empty(), false),
@@ -120,6 +117,8 @@ final class KnockknockDaemon implements Callable<Integer> {
 
     private final BitSet knockPorts = new BitSet();
     private final Map<Integer, Receiver> receivers = new HashMap<>(); // by knock port
+    private final Ports ports = Ports.none(); // that some profile names in its open_ports
+    private boolean anyPort; // as some profile names none
     private FirewallPipe firewall;
     private Optional<LogLine.Syn> lastAccepted = Optional.empty();
 
@@ -139,7 +138,7 @@ final class KnockknockDaemon implements Callable<Integer> {
         }
         loadProfiles(profiles, config);
         try (var log = KernelLog.open(config.log())) {
-            firewall = FirewallPipe.start(config, ports(), numbers(knockPorts));
+            firewall = FirewallPipe.start(config, ports, anyPort, numbers(knockPorts));
             Privileges.dropTo(config.user(), config.group(), config.logGroups());
             if (!config.log().equals(KernelLog.KMSG) && !Files.isReadable(config.log())) {
                 throw new Failure("the user " + config.userName() + " may not read " + config.log()
@@ -159,8 +158,10 @@ final class KnockknockDaemon implements Callable<Integer> {
     /** A self-test; by then the JVM has loaded what reads a knock, and the first is no slower. */
     private static void testReading() {
         var line = LogLine.EXAMPLE;
-        var syn = LogLine.parse(line, 0, line.length, ANY_PORT);
-        if (syn.isEmpty() || !syn.equals(LogLine.parse(line, 0, line.length, ANY_PORT))) {
+        var ports = new BitSet();
+        ports.set(0, 65536);
+        var syn = LogLine.parse(line, 0, line.length, ports);
+        if (syn.isEmpty() || !syn.equals(LogLine.parse(line, 0, line.length, ports))) {
             throw new IllegalStateException("cannot read its example of a line");
         }
     }
@@ -175,19 +176,12 @@ final class KnockknockDaemon implements Callable<Integer> {
             int knockPort = profile.config().knockPort();
             receivers.put(knockPort, new Receiver(profile, config, profiles.size()));
             knockPorts.set(knockPort);
+            profile.config().openPorts().ifPresentOrElse(ports::add, () -> anyPort = true);
         }
         if (receivers.isEmpty()) {
             throw new Failure("there is no profile in " + directory + ": make one with"
                     + " knockknock-genprofile");
         }
-    }
-
-    /** The ports that some profile may open, for the firewall half. */
-    private String ports() {
-        var ports = new BitSet();
-        receivers.values().forEach(receiver -> ports.or(
-                receiver.profile.config().openPorts().orElse(ANY_PORT)));
-        return ports.equals(ANY_PORT) ? "any" : numbers(ports);
     }
 
     private static String numbers(BitSet ports) {
@@ -222,9 +216,9 @@ final class KnockknockDaemon implements Callable<Integer> {
             return;
         }
         lastAccepted = found;
-        // 6. Let one connection in.
+        // 6. Let one connection in, or as many as the profile says.
         firewall.letIn(new FirewallPipe.Opening(syn.source(), syn.destination(), port,
-                profile.name()));
+                profile.name()), profile.config());
         receiver.window.moveTo(next);
     }
 

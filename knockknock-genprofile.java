@@ -5,6 +5,8 @@
 //SOURCES lib/Config.java
 //SOURCES lib/Counter.java
 //SOURCES lib/Failure.java
+//SOURCES lib/Libc.java
+//SOURCES lib/Ports.java
 //SOURCES lib/ProfileConfig.java
 //SOURCES lib/Sudo.java
 //SOURCES lib/Sys.java
@@ -28,6 +30,7 @@ import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Model.OptionSpec;
 import picocli.CommandLine.Model.PositionalParamSpec;
 import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.TypeConversionException;
 
 /**
  * Makes a profile on the server: two random keys, a counter and a config, in one new directory that
@@ -55,8 +58,8 @@ final class KnockknockGenprofile implements Callable<Integer> {
                     .addArg(OptionSpec.builder("--open").paramLabel("PORTS").type(String.class)
                             .converters(new PortList())
                             .description("the only ports that this profile may open, such as"
-                            + " 22,443; recommended, as far more lost knocks then do no harm"
-                            + " (default: any port)").build())
+                            + " 22,51820/udp; recommended, as far more lost knocks then do no"
+                            + " harm (default: any TCP port)").build())
                     .addArg(OptionSpec.builder("--counter").paramLabel("NUMBER").type(long.class)
                             .converters(new Cli.CounterValue())
                             .description("make no profile; set the counter of NAME forward to"
@@ -152,10 +155,11 @@ final class KnockknockGenprofile implements Callable<Integer> {
     private static final class PortList implements ITypeConverter<String> {
         @Override
         public String convert(String text) {
-            for (var port : text.split(",", -1)) {
-                new Cli.Port().convert(port);
+            try {
+                return Ports.list(text).toString();
+            } catch (Failure e) {
+                throw new TypeConversionException(e.getMessage());
             }
-            return text;
         }
     }
 

@@ -10,6 +10,8 @@
 //SOURCES lib/KnockCodec.java
 //SOURCES lib/KnockPacket.java
 //SOURCES lib/KnockSender.java
+//SOURCES lib/Libc.java
+//SOURCES lib/Ports.java
 //SOURCES lib/Profile.java
 //SOURCES lib/ProfileConfig.java
 //SOURCES lib/Profiles.java
@@ -223,6 +225,11 @@ final class KnockknockProxy implements Callable<Integer> {
     private SocketChannel knockAndConnect(Profile profile, List<InetAddress> addresses, int port)
             throws IOException, InterruptedException {
         profile.config().checkOpens(port, profile.name());
+        if (profile.config().openPorts().isPresent()
+                && profile.config().openPorts().get().udp().get(port)) {
+            throw new Failure("the profile " + profile.name() + " opens port " + port
+                    + " for UDP, and the proxy connects over TCP");
+        }
         var backoff = backoffs.computeIfAbsent(profile.name(), _ -> new Backoff());
         var versions = versions(profile, addresses);
         var lock = locks.computeIfAbsent(profile.name() + " " + port, _ -> new ReentrantLock(true));

@@ -8,6 +8,8 @@
 //SOURCES lib/KnockCodec.java
 //SOURCES lib/KnockPacket.java
 //SOURCES lib/KnockSender.java
+//SOURCES lib/Libc.java
+//SOURCES lib/Ports.java
 //SOURCES lib/Profile.java
 //SOURCES lib/ProfileConfig.java
 //SOURCES lib/Route.java

@@ -50,7 +50,7 @@ final class Cli {
         @Override
         public Integer convert(String text) {
             try {
-                return ProfileConfig.port(text);
+                return Ports.number(text);
             } catch (Failure e) {
                 throw new TypeConversionException(e.getMessage());
             }

@@ -5,69 +5,67 @@ import java.nio.ByteBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermissions;
+import java.util.ArrayDeque;
 import java.util.ArrayList;
+import java.util.Deque;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.TimeUnit;
 
-/**
- * The daemon's end of the pipe to its firewall half, and the knocks that wait for their turn: the
- * kernel expects one connection at a time from a source to a port, so a second knock waits until
- * the first one's connection has come.
- */
+/** The daemon's end of the pipe to its firewall half. */
 final class FirewallPipe {
-    // asm-generic/errno-base.h
-    private static final int ENOMEM = 12, EACCES = 13, EEXIST = 17, ENOSPC = 28;
-    private static final int MOST_WAITING = 1000;
+    private static final int ENOMEM = 12, EACCES = 13, ENOSPC = 28; // asm-generic/errno-base.h
+    /** Within delay; a quarter of what the firewall half opens at all, so that others have room. */
+    private static final int MOST_FOR_A_PROFILE = 250;
 
     /** What a knock has opened, and for which profile. */
-    record Opening(InetAddress source, InetAddress destination, int port, String profile) {
-        /** Whether a connection that fits one fits the other. */
-        private boolean isLike(Opening other) {
-            return source.equals(other.source) && destination.equals(other.destination)
-                    && port == other.port;
-        }
-    }
-
-    private record Waiting(Opening opening, long until) {}
+    record Opening(InetAddress source, InetAddress destination, int port, String profile) {}
 
     private final Process half;
-    private final int delay; // seconds
-    private final List<Waiting> queue = new ArrayList<>();
+    private final long delayNanos;
+    private final Ports ports;
+    private final Map<String, Deque<Long>> ends = new HashMap<>(); // of openings, by profile
     private volatile boolean stopping;
 
-    private FirewallPipe(Process half, int delay) {
+    private FirewallPipe(Process half, int delay, Ports ports) {
         this.half = half;
-        this.delay = delay;
+        this.delayNanos = TimeUnit.SECONDS.toNanos(delay);
+        this.ports = ports;
     }
 
     /**
      * Starts the firewall half and returns when its log rule is there. If it ends, so does the
      * daemon.
      */
-    static FirewallPipe start(ServerConfig config, String ports, String knockPorts)
+    static FirewallPipe start(ServerConfig config, Ports ports, boolean anyPort, String knockPorts)
             throws IOException {
-        var half = startHalf(List.of(), config, ports, knockPorts);
-        var pipe = new FirewallPipe(half, config.delay());
+        var list = ports.numbers().isEmpty() ? "1-65535" : ports + (anyPort ? ",1-65535" : "");
+        var half = startHalf(List.of(), config, list, knockPorts);
+        var pipe = new FirewallPipe(half, config.delay(), ports);
         Runtime.getRuntime().addShutdownHook(new Thread(pipe::stop));
-        half.onExit().thenRun(() -> pipe.fail(
-                "the firewall half has ended: start the daemon again"));
-        Thread.ofPlatform().daemon().start(pipe::serveQueue);
+        half.onExit().thenRun(() -> {
+            if (!pipe.stopping) {
+                Cli.complain("the firewall half has ended: start the daemon again");
+                System.exit(1);
+            }
+        });
         return pipe;
     }
 
     /**
      * The firewall half as a process, with {@code prefix} before its command: an unprivileged user
      * with CAP_NET_ADMIN and nothing else, in a session of its own, with an empty environment but
-     * PATH. Its class path is a new directory with its one class, as JBang's cache may be out of
-     * its reach; in /run, where nobody but root could make it again with other classes in it.
+     * PATH. Its class path is a copy of the daemon's own jar, as JBang's cache may be out of its
+     * reach; in /run, where nobody but root could make the file again once it is deleted.
      */
     static Process startHalf(List<String> prefix, ServerConfig config, String ports,
             String knockPorts) throws IOException {
-        var name = "KnockknockFirewall";
+        var jar = Path.of(System.getProperty("java.class.path").split(":")[0]);
         var directory = Files.createTempDirectory(Path.of("/run"), "knockknock");
-        var file = directory.resolve(name + ".class");
-        try (var code = FirewallPipe.class.getResourceAsStream(name + ".class")) {
-            Files.copy(code, file);
+        var file = directory.resolve("knockknock.jar");
+        try {
+            Files.copy(jar, file);
             Files.setPosixFilePermissions(file, PosixFilePermissions.fromString("rw-r--r--"));
             Files.setPosixFilePermissions(directory, PosixFilePermissions.fromString("rwxr-xr-x"));
             var java = System.getProperty("java.home") + "/bin/java";
@@ -83,17 +81,17 @@ final class FirewallPipe {
                     "-XX:-DumpReplayDataOnError", // nor if it crashes
                     "-XX:+UnlockDiagnosticVMOptions", "-XX:AsyncDeflationInterval=0",
                     "-XX:ServiceThreadCleanupInterval=60000", // seldom wakes up
-                    "-Xlog:disable", "-Xlog:all=warning:stderr", // stdout is for answers,
-                    "-Xrs", // and not for the thread dump that SIGQUIT would ask for
-                    "--enable-native-access=ALL-UNNAMED", "-cp", directory.toString(),
-                    name, "" + config.delay(), ports, knockPorts));
+                    "-Xlog:disable", "-Xlog:all=warning:stderr", // stdout is for answers, and not
+                    "-XX:+DisplayVMOutputToStderr", // for the thread dump that SIGQUIT asks for
+                    "--enable-native-access=ALL-UNNAMED", "-cp", file.toString(),
+                    "KnockknockFirewall", "" + config.delay(), ports, knockPorts));
             var builder = new ProcessBuilder(command).directory(new File("/"))
                     .redirectError(ProcessBuilder.Redirect.INHERIT);
             builder.environment().clear();
             builder.environment().put("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
             builder.environment().put("LC_ALL", "C.UTF-8");
             var half = builder.start();
-            int status = half.getInputStream().read(); // by then it has loaded its class
+            int status = half.getInputStream().read(); // by then it has its jar open
             if (status < 0) {
                 throw new Failure("the firewall half did not start: this takes CAP_NET_ADMIN and"
                         + " CAP_SETPCAP, and a JDK that the user " + config.userName() + " can run,"
@@ -102,7 +100,7 @@ final class FirewallPipe {
                 throw new Failure("the firewall half cannot work here (" + Sys.errno(status) + "): "
                         + (status == ENOMEM ? "the kernel's table of connections is full: see"
                         + " net.netfilter.nf_conntrack_count and nf_conntrack_max"
-                        : "it takes CAP_NET_ADMIN, and a kernel with nf_conntrack_netlink and"
+                        : "it takes nftables, and a kernel with nf_tables, nf_conntrack_netlink and"
                         + " nf_conntrack_ftp"));
             }
             return half;
@@ -112,67 +110,46 @@ final class FirewallPipe {
         }
     }
 
-    /** Has a port opened, now or when the connection of the one before it has come, and says so. */
-    synchronized void letIn(Opening opening) throws IOException {
-        boolean first = true;
-        for (var waiting : queue) {
-            first &= !waiting.opening.isLike(opening);
-        }
-        if (first && request(opening)) {
+    /** Has the connections of one knock let in, and says what came of it. */
+    void letIn(Opening opening, ProfileConfig profile) throws IOException {
+        int connections = profile.connections();
+        if (profile.openPorts().isEmpty() && ports.udp().get(opening.port)) {
+            say("refused, as only open_ports can name UDP's:", opening);
             return;
         }
-        if (queue.size() == MOST_WAITING) {
-            say("refused, as " + MOST_WAITING + " knocks wait already:", opening);
+        long now = System.nanoTime();
+        var ends = this.ends.computeIfAbsent(opening.profile, _ -> new ArrayDeque<>());
+        ends.removeIf(end -> end - now <= 0);
+        if (ends.size() + connections > MOST_FOR_A_PROFILE) {
+            say("refused, as too many openings of this profile are not over:", opening);
             return;
         }
-        say("queued behind an earlier knock:", opening);
-        queue.add(new Waiting(opening, System.nanoTime() + TimeUnit.SECONDS.toNanos(delay)));
-        notifyAll();
-    }
-
-    /** While knocks wait, asks again each millisecond for the first of those that are alike. */
-    private synchronized void serveQueue() {
-        try {
-            for (;;) {
-                wait(queue.isEmpty() ? 0 : 1);
-                var asked = new ArrayList<Opening>();
-                for (var waiting : List.copyOf(queue)) {
-                    var opening = waiting.opening;
-                    if (waiting.until - System.nanoTime() < 0) {
-                        say("not opened, as it waited too long behind earlier knocks:", opening);
-                        queue.remove(waiting);
-                    } else if (asked.stream().noneMatch(opening::isLike)) {
-                        asked.add(opening);
-                        if (request(opening)) {
-                            queue.remove(waiting);
-                        }
-                    }
-                }
-            }
-        } catch (IOException | Failure | InterruptedException e) {
-            fail(e.getMessage());
+        var record = ByteBuffer.allocate(34).put(mapped(opening.source))
+                .put(mapped(opening.destination)).putShort((short) opening.port).array();
+        for (int i = 0; i < connections; i++) {
+            half.getOutputStream().write(record);
         }
-    }
-
-    /** Sends one record and says what came of it; false if an opening like it waits already. */
-    private boolean request(Opening opening) throws IOException {
-        half.getOutputStream().write(ByteBuffer.allocate(34).put(mapped(opening.source))
-                .put(mapped(opening.destination)).putShort((short) opening.port).array());
         half.getOutputStream().flush();
-        int answer = half.getInputStream().read();
-        switch (answer) {
+        int error = 0;
+        for (int i = 0; i < connections; i++) {
+            int answer = half.getInputStream().read();
+            if (answer == 0) {
+                ends.add(now + delayNanos);
+            } else if (error == 0) {
+                error = answer;
+            }
+        }
+        switch (error) {
             case 0 -> say("opened", opening);
             case EACCES -> say("refused by the firewall half:", opening);
-            case ENOSPC -> say("refused, as too many openings wait already:", opening);
-            case EEXIST -> { } // an opening like it waits already
+            case ENOSPC -> say("refused, as too many openings are not over:", opening);
             case -1 -> throw new Failure("the firewall half has ended: start the daemon again");
-            default -> say("not opened (" + Sys.errno(answer) + "):", opening);
+            default -> say("not opened (" + Sys.errno(error) + "):", opening);
         }
-        return answer != EEXIST;
     }
 
-    private static void say(String what, Opening opening) {
-        System.out.println(what + " port " + opening.port + " for "
+    private void say(String what, Opening opening) {
+        System.out.println(what + " port " + ports.name(opening.port) + " for "
                 + opening.source.getHostAddress() + ", profile " + opening.profile);
     }
 
@@ -181,13 +158,6 @@ final class FirewallPipe {
         var bytes = address.getAddress();
         return bytes.length == 16 ? bytes
                 : ByteBuffer.allocate(16).putShort(10, (short) -1).put(12, bytes).array();
-    }
-
-    private void fail(String why) {
-        if (!stopping) {
-            Cli.complain(why);
-            System.exit(1);
-        }
     }
 
     private void stop() {

@@ -21,11 +21,11 @@ final class Privileges {
             long none = Sys.must("open", arena.allocateFrom("/dev/null").address(), O_RDONLY);
             Sys.must("dup2", none, 0);
             Sys.must("close", none);
-            int tty = (int) Sys.call("open", arena.allocateFrom("/dev/tty").address(), O_RDWR);
+            int tty = (int) Libc.call("open", arena.allocateFrom("/dev/tty").address(), O_RDWR);
             if (tty >= 0) {
-                long handler = Sys.call("signal", SIGHUP, SIG_IGN); // sent to a session's leader
+                long handler = Libc.call("signal", SIGHUP, SIG_IGN); // sent to a session's leader
                 Sys.must("ioctl", tty, TIOCNOTTY);
-                Sys.call("signal", SIGHUP, handler);
+                Libc.call("signal", SIGHUP, handler);
                 Sys.must("close", tty);
             }
         }
@@ -46,7 +46,7 @@ final class Privileges {
                 var file = Files.readSymbolicLink(entry);
                 boolean random = file.toString().matches("/dev/u?random");
                 if (!random && own.stream().noneMatch(file::startsWith)) {
-                    Sys.call("close", fd);
+                    Libc.call("close", fd);
                 }
             }
         }
@@ -64,7 +64,7 @@ final class Privileges {
             Sys.must("setgid", gid);
             Sys.must("setuid", uid);
         }
-        if ((int) Sys.call("setuid", 0) != -1) {
+        if ((int) Libc.call("setuid", 0) != -1) {
             throw new Failure("could become root again after giving it up");
         }
         Sys.forbidTracing();

@@ -3,32 +3,31 @@ import java.net.Inet6Address;
 import java.net.InetAddress;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.BitSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.TreeMap;
+import java.util.function.Function;
 
 /**
  * The config of a profile. {@code openPorts} are the only ports that it may open, if it names any;
- * {@code source} is "any", "bound", an address, or "" where it says nothing; {@code ipVersion} is
- * 4, 6, or 0 for both (PROTOCOL.md 2).
+ * {@code connections} is how many a knock lets in; {@code source} is "any", "bound", an address, or
+ * "" where it says nothing; {@code ipVersion} is 4, 6, or 0 for both (PROTOCOL.md 2).
  */
-record ProfileConfig(int knockPort, Optional<BitSet> openPorts, boolean classic, String source,
-        int ipVersion) {
-    private static final List<String> KEYS =
-            List.of("knock_port", "open_ports", "carrier", "source", "ip_version");
+record ProfileConfig(int knockPort, Optional<Ports> openPorts, int connections, boolean classic,
+        String source, int ipVersion) {
+    private static final List<String> KEYS = List.of("knock_port", "open_ports", "connections",
+            "carrier", "source", "ip_version");
 
     /** Reads the file {@code config} of the profile in {@code directory}. */
     static ProfileConfig read(Path directory) throws IOException {
         var config = Config.read(directory.resolve("config"), KEYS);
-        var openPorts = Optional.<BitSet>empty();
-        if (config.get("open_ports").isPresent()) {
-            var ports = new BitSet();
-            for (var port : config.get("open_ports").get().split(",", -1)) {
-                ports.set(port(config, "open_ports", port.strip()));
-            }
-            openPorts = Optional.of(ports);
+        int knockPort = read(config, "knock_port", Ports::number).orElseThrow(
+                () -> config.bad("knock_port", "give a number from 1 to 65535"));
+        var openPorts = read(config, "open_ports", Ports::list);
+        var connections = config.get("connections").orElse("1");
+        if (!connections.matches("[1-9]|[1-4][0-9]|50")) {
+            throw config.bad("connections", "give a number from 1 to 50");
         }
         var carrier = config.get("carrier").orElse("cover");
         if (!carrier.matches("cover|classic")) {
@@ -42,14 +41,14 @@ record ProfileConfig(int knockPort, Optional<BitSet> openPorts, boolean classic,
         if (ipVersion.isPresent() && !ipVersion.get().matches("[46]")) {
             throw config.bad("ip_version", "write 4 or 6");
         }
-        int knockPort = port(config, "knock_port", config.get("knock_port").orElse(""));
-        return new ProfileConfig(knockPort, openPorts, carrier.equals("classic"),
-                source.orElse(""), Integer.parseInt(ipVersion.orElse("0")));
+        return new ProfileConfig(knockPort, openPorts, Integer.parseInt(connections),
+                carrier.equals("classic"), source.orElse(""),
+                Integer.parseInt(ipVersion.orElse("0")));
     }
 
     /** Refuses a port that the server would refuse: a knock for it would only use up a counter. */
     void checkOpens(int port, String profile) {
-        if (openPorts.isPresent() && !openPorts.get().get(port)) {
+        if (openPorts.isPresent() && !openPorts.get().numbers().get(port)) {
             throw new Failure("the profile " + profile + " does not open port " + port
                     + ", only " + openPorts.get() + ": see open_ports in its config");
         }
@@ -86,20 +85,12 @@ record ProfileConfig(int knockPort, Optional<BitSet> openPorts, boolean classic,
         return owners;
     }
 
-    private static int port(Config config, String key, String text) {
+    private static <T> Optional<T> read(Config config, String key, Function<String, T> reader) {
         try {
-            return port(text);
+            return config.get(key).map(reader);
         } catch (Failure e) {
             throw config.bad(key, e.getMessage());
         }
-    }
-
-    /** A port in plain decimal, 1 to 65535. */
-    static int port(String text) {
-        if (!text.matches("[1-9][0-9]{0,4}") || Integer.parseInt(text) > 65535) {
-            throw new Failure("'" + text + "' is not a port: give a number from 1 to 65535");
-        }
-        return Integer.parseInt(text);
     }
 
     /** Whether {@code text} is an IPv4 or IPv6 address, and no name. */

@@ -20,14 +20,14 @@ record Route(InetAddress source, int mtu) {
         try (var arena = Arena.ofConfined()) {
             if (from.isPresent()) {
                 var own = Sys.sockaddr(arena, from.get(), 0);
-                long bound = Sys.call("bind", socket, own.address(), own.byteSize());
+                long bound = Libc.call("bind", socket, own.address(), own.byteSize());
                 if (bound < 0) {
                     throw new Failure(from.get().getHostAddress() + " is no address of this host ("
                             + Sys.errno(-bound) + "): 'ip address' lists them");
                 }
             }
             var to = Sys.sockaddr(arena, target, port);
-            long connected = Sys.call("connect", socket, to.address(), to.byteSize());
+            long connected = Libc.call("connect", socket, to.address(), to.byteSize());
             if (connected < 0) {
                 throw new Failure("no route to " + target.getHostAddress() + " ("
                         + Sys.errno(-connected) + "): is the network up?");

@@ -6,7 +6,6 @@ import java.nio.file.LinkOption;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermission;
 import java.util.ArrayDeque;
-import java.util.BitSet;
 import java.util.HashMap;
 import java.util.List;
 import java.util.regex.Pattern;
@@ -48,7 +47,7 @@ final class ServerCheck {
             try {
                 var profile = Profile.load(path);
                 int port = profile.config().knockPort();
-                var opens = profile.config().openPorts().map(BitSet::toString)
+                var opens = profile.config().openPorts().map(Ports::toString)
                         .orElse("any port (with open_ports far more lost knocks do no harm)");
                 report(true, "profile " + profile.name() + ": knock port " + port
                         + ", next counter " + profile.counter().read() + ", opens " + opens, "");
@@ -120,7 +119,7 @@ final class ServerCheck {
     private void checkFirewallHalf(ServerConfig config) throws InterruptedException {
         try {
             var ownNetwork = List.of("/usr/bin/unshare", "--net", "--");
-            var half = FirewallPipe.startHalf(ownNetwork, config, "any", "1");
+            var half = FirewallPipe.startHalf(ownNetwork, config, "1-65535", "1");
             half.getOutputStream().close();
             half.waitFor();
             report(true, "log rule and opening: both work on this kernel", "");

@@ -1,17 +1,13 @@
 import java.io.IOException;
 import java.lang.foreign.Arena;
-import java.lang.foreign.FunctionDescriptor;
 import java.lang.foreign.Linker;
-import java.lang.foreign.MemoryLayout.PathElement;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
-import java.lang.invoke.MethodHandle;
 import java.net.Inet6Address;
 import java.net.InetAddress;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
-import java.util.Arrays;
 import java.util.List;
 
 /** System calls that the JDK lacks, made through glibc: raw sockets, capabilities, exec. */
@@ -20,28 +16,11 @@ final class Sys {
     private static final int SOCK_RAW = 3, IPPROTO_RAW = 255, PR_SET_DUMPABLE = 4;
     private static final int LINUX_CAPABILITY_VERSION_3 = 0x20080522;
 
-    /**
-     * One type for all functions. They take up to six integers and pointers, which 64-bit Linux
-     * passes in registers, where one too many is not seen. A second type would cost 10 ms at every
-     * start.
-     */
-    private static final MethodHandle CALL;
-    private static final long ERRNO;
-
-    static {
-        var word = ValueLayout.JAVA_LONG;
-        CALL = Linker.nativeLinker().downcallHandle(
-                FunctionDescriptor.of(word, word, word, word, word, word, word),
-                Linker.Option.captureCallState("errno"));
-        ERRNO = Linker.Option.captureStateLayout()
-                .byteOffset(PathElement.groupElement("errno"));
-    }
-
     private Sys() {}
 
     /** A raw socket, to which whole IP packets are written (raw(7)); -errno if there is none. */
     static int rawSocket(int family) {
-        return (int) call("socket", family, SOCK_RAW, IPPROTO_RAW);
+        return (int) Libc.call("socket", family, SOCK_RAW, IPPROTO_RAW);
     }
 
     /**
@@ -57,8 +36,8 @@ final class Sys {
             if (!from.isLinkLocalAddress()) { // that would tie the socket to its link for good
                 must("bind", socket, source.address(), source.byteSize());
             }
-            long sent = call("sendto", socket, data.address(), packet.length, 0, target.address(),
-                    target.byteSize());
+            long sent = Libc.call("sendto", socket, data.address(), packet.length, 0,
+                    target.address(), target.byteSize());
             if (sent != packet.length) {
                 throw new IOException("the kernel did not send the packet to " + to.getHostAddress()
                         + " (" + errno(-sent) + "): does a firewall on this host let it out?");
@@ -89,11 +68,11 @@ final class Sys {
     }
 
     static int uid() {
-        return (int) call("geteuid");
+        return (int) Libc.call("geteuid");
     }
 
     static int gid() {
-        return (int) call("getegid");
+        return (int) Libc.call("getegid");
     }
 
     /**
@@ -133,14 +112,14 @@ final class Sys {
                 argv.setAtIndex(ValueLayout.ADDRESS, i,
                         arena.allocateFrom(command.get(i), StandardCharsets.ISO_8859_1));
             }
-            return errno(-call("execv", argv.get(ValueLayout.ADDRESS, 0).address(),
+            return errno(-Libc.call("execv", argv.get(ValueLayout.ADDRESS, 0).address(),
                     argv.address()));
         }
     }
 
     /** Calls a function that answers -1 if it could not. */
     static long must(String function, long... arguments) {
-        long result = call(function, arguments);
+        long result = Libc.call(function, arguments);
         if (result < 0) {
             throw new Failure("the kernel refused " + function + " (" + errno(-result)
                     + "): does a container or a limit forbid it?");
@@ -148,24 +127,10 @@ final class Sys {
         return result;
     }
 
-    /** Calls a function; -errno if it answers -1, as the kernel itself has it. */
-    static long call(String function, long... arguments) {
-        var a = Arrays.copyOf(arguments, 6);
-        try (var arena = Arena.ofConfined()) {
-            var address = Linker.nativeLinker().defaultLookup().findOrThrow(function);
-            var state = arena.allocate(Linker.Option.captureStateLayout());
-            long result = (long) CALL.invokeExact(address, state, a[0], a[1], a[2], a[3], a[4],
-                    a[5]);
-            return (int) result == -1 ? -state.get(ValueLayout.JAVA_INT, ERRNO) : result;
-        } catch (Throwable e) {
-            throw new IllegalStateException(function, e);
-        }
-    }
-
     /** An errno's name, such as EPERM; its number if it has none, or if glibc is below 2.32. */
     static String errno(long number) {
         boolean named = Linker.nativeLinker().defaultLookup().find("strerrorname_np").isPresent();
-        var name = MemorySegment.ofAddress(named ? call("strerrorname_np", number) : 0);
+        var name = MemorySegment.ofAddress(named ? Libc.call("strerrorname_np", number) : 0);
         return name.address() == 0 ? "errno " + number
                 : name.reinterpret(32).getString(0, StandardCharsets.US_ASCII);
     }

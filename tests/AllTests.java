@@ -31,7 +31,9 @@
 //SOURCES ../lib/KnockPacket.java
 //SOURCES ../lib/KnockSender.java
 //SOURCES ../lib/KnockWindow.java
+//SOURCES ../lib/Libc.java
 //SOURCES ../lib/LogLine.java
+//SOURCES ../lib/Ports.java
 //SOURCES ../lib/Profile.java
 //SOURCES ../lib/ProfileConfig.java
 //SOURCES ../lib/Route.java

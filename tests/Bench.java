@@ -165,14 +165,14 @@ final class Bench {
         }
         Lab.await("the flood", () -> lab.said("refused") >= 1);
         var family = tree(lab.daemon());
-        row("20,000 SYNs/s elsewhere and 200/s on the knock port: daemon, firewall half and nft", "% of a core", repeat(5, () -> {
+        row("20,000 SYNs/s elsewhere and 200/s on the knock port: daemon and firewall half", "% of a core", repeat(5, () -> {
             double before = processorSeconds(family);
             Thread.sleep(4000);
             return (processorSeconds(family) - before) / 4 * 100;
         }));
         row("the same: overruns of the kernel log", "", List.of((double) lab.said("ran over")));
         lab.must("sh", "-c", "pkill hping3; sleep 1");
-        idle("daemon, firewall half and nft", lab.daemon());
+        idle("daemon and firewall half", lab.daemon());
         lab.stopDaemon();
         Files.writeString(lab.work.resolve("Empty.java"), "void main() throws Exception { Thread.sleep(120_000); }");
         lab.must(jdk + "/bin/javac", "-d", lab.work.toString(), lab.work.resolve("Empty.java").toString());

@@ -49,7 +49,7 @@ class DocTest {
     @Test
     void theReadmeNamesEveryFileThatRuns() throws IOException {
         var readme = Files.readString(Path.of("README.md"));
-        for (var file : List.of(files("", ".java"), files("lib", ".java"), files("", ".sh")).stream().flatMap(List::stream).toList()) {
+        for (var file : List.of(files("", ".java"), files("lib", ".java"), files("", ".sh"), files("", ".nft")).stream().flatMap(List::stream).toList()) {
             assertTrue(readme.contains("`" + file + "`"), file.toString());
         }
     }
@@ -61,8 +61,22 @@ class DocTest {
                 assertTrue(Files.exists(source), script + " names " + source);
             }
         }
-        assertFalse(Files.readString(Path.of("knockknock-firewall.java")).contains("//SOURCES"));
         assertFalse(Files.readString(Path.of("knockknock-firewall.java")).contains("//DEPS"));
+    }
+
+    @Test
+    void thePrivilegedPartIsSmall() throws IOException {
+        assertTrue(codeLines(List.of(Path.of("knockknock-firewall.java"))) <= 150);
+        assertTrue(codeLines(readingSet(Path.of("knockknock-firewall.java"))) <= 340);
+    }
+
+    /** Comments count; imports, JBang's directives and blank lines do not. */
+    private static long codeLines(List<Path> files) throws IOException {
+        long lines = 0;
+        for (var file : files) {
+            lines += Files.readAllLines(file).stream().filter(line -> !line.matches("\\s*|import .*|//.*")).count();
+        }
+        return lines;
     }
 
     @Test

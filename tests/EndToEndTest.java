@@ -111,10 +111,9 @@ class EndToEndTest {
         startServer();
         lab.knock(22, Lab.SERVER);
         lab.knock(22, Lab.SERVER);
-        assertEquals(1, lab.said("queued behind an earlier knock"));
-        assertTrue(lab.connects(Lab.SERVER, 22));
-        Lab.await("the second opening", () -> lab.said("opened port 22") == 2);
-        assertTrue(lab.connects(Lab.SERVER, 22));
+        assertEquals(2, lab.said("opened port 22"));
+        assertTrue(lab.getsIn(Lab.SERVER, 22));
+        assertTrue(lab.getsIn(Lab.SERVER, 22));
         assertFalse(lab.connects(Lab.SERVER, 22));
     }
 
@@ -125,10 +124,50 @@ class EndToEndTest {
         startServer();
         lab.knock(22, Lab.SERVER);
         lab.knock(22, "phone");
-        assertTrue(lab.connects(Lab.SERVER, 22));
-        Lab.await("the second opening", () -> lab.said("opened port 22") == 2);
-        assertTrue(lab.connects(Lab.SERVER, 22));
+        assertEquals(2, lab.said("opened port 22"));
+        assertTrue(lab.getsIn(Lab.SERVER, 22));
+        assertTrue(lab.getsIn(Lab.SERVER, 22));
         assertFalse(lab.connects(Lab.SERVER, 22));
+    }
+
+    @Test
+    void aPortOfUdpLetsOneFlowIn() throws Exception {
+        lab.must("rm", "-r", lab.dir + "/profiles/laptop", lab.clientProfile(Lab.SERVER).toString());
+        lab.must(lab.script("knockknock-genprofile", "--dir", lab.dir.toString(), "--open", "22, 53/udp", "laptop", "666"));
+        lab.must("cp", "-a", lab.dir + "/profiles/laptop", lab.clientProfile(Lab.SERVER).toString());
+        lab.start(lab.work.resolve("udp"), Lab.on("server", "nc", "-luk", "-p", "53"));
+        Lab.await("the service", () -> lab.mustOn("server", "ss", "-Hlun", "sport = :53").lines().count() == 1);
+        startServer();
+        assertTrue(lab.must("ps", "axww").contains("KnockknockFirewall 3 22,53/udp 666"));
+        lab.knock(53, Lab.SERVER);
+        assertEquals(1, lab.said("opened port 53/udp for " + Lab.CLIENT + ", profile laptop"), lab.said());
+        for (var text : List.of("in", "out")) {
+            lab.mustOn("client", "sh", "-c", "echo " + text + " | nc -u -w 1 " + Lab.SERVER + " 53");
+        }
+        assertEquals("in\n", Files.readString(lab.work.resolve("udp")));
+    }
+
+    @Test
+    void aProfileCanLetSeveralConnectionsInWithOneKnock() throws Exception {
+        lab.addSetting(lab.dir.resolve("profiles/laptop"), "connections = 3");
+        startServer();
+        lab.knock(22, Lab.SERVER);
+        assertEquals(1, lab.said("opened port 22 for"), lab.said());
+        for (int i = 0; i < 3; i++) {
+            assertTrue(lab.getsIn(Lab.SERVER, 22), "connection " + i);
+        }
+        assertFalse(lab.connects(Lab.SERVER, 22));
+    }
+
+    @Test
+    void aProfileWithoutOpenPortsOpensNoPortOfUdp() throws Exception {
+        lab.profile("phone", 777, "phone");
+        lab.addSetting(lab.dir.resolve("profiles/phone"), "open_ports = 53/udp");
+        startServer();
+        lab.knock(53, Lab.SERVER);
+        assertEquals(1, lab.said("refused, as only open_ports can name UDP's: port 53/udp for " + Lab.CLIENT), lab.said());
+        lab.knock(22, Lab.SERVER);
+        assertEquals(1, lab.said("opened port 22 for"), lab.said());
     }
 
     @Test

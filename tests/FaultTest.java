@@ -41,7 +41,7 @@ class FaultTest {
 
     private void startDaemon() throws Exception {
         lab.startDaemon("--log", lab.kernLog.toString());
-        Lab.await("tail", () -> lab.daemon().descendants().count() == 3);
+        Lab.await("tail", () -> lab.daemon().descendants().count() == 2);
     }
 
     /** The line that the kernel would log for the knock with this counter. */
@@ -65,7 +65,6 @@ class FaultTest {
     @ParameterizedTest
     @CsvSource({
         "daemon, idle", "daemon, knock", "daemon, burst", "half, idle", "half, knock", "half, burst",
-        "nft, idle", "nft, knock", "nft, burst",
         "tail, idle", "tail, knock", "tail, burst", "all, idle", "all, knock", "all, burst"})
     void whoeverIsKilledNothingStaysOpen(String victim, String moment) throws Exception {
         lab.serve(22);
@@ -87,11 +86,10 @@ class FaultTest {
             return victim.equals("all") || command.contains(switch (victim) {
                 case "daemon" -> "KnockknockDaemon";
                 case "tail" -> "/usr/bin/tail";
-                case "nft" -> "nft -i";
                 default -> "KnockknockFirewall";
             });
         }).toList();
-        assertEquals(victim.equals("all") ? 4 : 1, victims.size());
+        assertEquals(victim.equals("all") ? 3 : 1, victims.size());
         victims.forEach(ProcessHandle::destroyForcibly);
         Lab.await("the survivors to end", () -> all.stream().noneMatch(ProcessHandle::isAlive));
         assertTrue(System.nanoTime() - knocked < 1_000_000_000L, "survivors must end within a second");
@@ -99,7 +97,11 @@ class FaultTest {
         if (!List.of("all", "daemon").contains(victim)) {
             assertTrue(lab.said("knockknock: ") >= 1, lab.said());
         }
-        Lab.await("the table to go", () -> rules().equals(before));
+        if (List.of("all", "half").contains(victim)) { // what the half leaves then only logs: FirewallHalfTest
+            assertEquals(before, rules().replaceAll("(?ms)^table inet knockknock \\{.*?^\\}\n", ""));
+        } else {
+            Lab.await("the table to go", () -> rules().equals(before));
+        }
         if (!moment.equals("idle")) {
             TimeUnit.NANOSECONDS.sleep(knocked + Lab.DELAY_MILLIS * 1_000_000 - System.nanoTime());
         }
@@ -219,7 +221,7 @@ class FaultTest {
         } finally {
             lab.must("chattr", "-i", counter.toString());
         }
-        assertFalse(lab.mustOn("server", "nft", "list", "set", "inet", "knockknock", "logged4").contains("elements"),
+        assertFalse(lab.mustOn("server", "nft", "list", "set", "inet", "knockknock", "seen4").contains("elements"),
                 "a packet reached the server");
     }
 

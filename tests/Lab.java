@@ -170,6 +170,11 @@ final class Lab implements AutoCloseable {
         return run(on("client", "nc", "-z", "-w", "1", host, "" + port)).exit == 0;
     }
 
+    /** The same, but for longer, as a kernel repeats a SYN that came too early after a second. */
+    boolean getsIn(String host, int port) throws Exception {
+        return run(on("client", "nc", "-z", "-w", "5", host, "" + port)).exit == 0;
+    }
+
     /** The command that jbang runs for a script of this checkout, with the lab's home for whoever runs it. */
     List<String> script(String name, String... arguments) throws Exception {
         if (!commands.containsKey(name)) {

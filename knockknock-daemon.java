@@ -170,13 +170,14 @@ final class KnockknockDaemon implements Callable<Integer> {
         // All are opened first, as Counter then looks for their descriptors once.
         var profiles = new ArrayList<Profile>();
         for (var path : ProfileConfig.knockPorts(directory).values()) {
-            profiles.add(Profile.load(path));
+            var profile = Profile.load(path);
+            profiles.add(profile);
+            profile.config().openPorts().ifPresentOrElse(ports::add, () -> anyPort = true);
         }
         for (var profile : profiles) {
             int knockPort = profile.config().knockPort();
             receivers.put(knockPort, new Receiver(profile, config, profiles.size()));
             knockPorts.set(knockPort);
-            profile.config().openPorts().ifPresentOrElse(ports::add, () -> anyPort = true);
         }
         if (receivers.isEmpty()) {
             throw new Failure("there is no profile in " + directory + ": make one with"

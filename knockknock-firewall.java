@@ -19,6 +19,7 @@ import java.util.Deque;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.stream.Stream;
 
 import static java.nio.charset.StandardCharsets.US_ASCII;
 
@@ -50,7 +51,7 @@ final class KnockknockFirewall {
     private final Deque<Long> ends = new ArrayDeque<>(); // of all openings, also of used ones
     /** When those end that wait behind the one opening of their flow that the kernel can hold. */
     private final Map<Netfilter.Flow, Deque<Long>> waiting = new HashMap<>();
-    private boolean eventsCome, ending;
+    private boolean eventsCome;
 
     static void main(String[] args) throws IOException {
         Thread.setDefaultUncaughtExceptionHandler((_, e) -> {
@@ -91,15 +92,11 @@ final class KnockknockFirewall {
         while (!take(events.receive())) { } // of the table, and so, before it, of the trial
         kernel.find(Netfilter.EXP_DELETE, trial);
         ends.clear(); // it counts for nothing
-        if (!eventsCome) {
+        if (error == 0 && !eventsCome) {
             System.err.println("knockknock: warning: with net.netfilter.nf_conntrack_events = 0, a"
                     + " second knock for one port opens only after the first one was used");
         }
-        Thread.ofPlatform().start(() -> {
-            while (true) {
-                take(events.receive());
-            }
-        });
+        Thread.ofPlatform().start(() -> Stream.generate(events::receive).forEach(this::take));
         answer(error);
         var record = new byte[34];
         while (System.in.readNBytes(record, 0, record.length) == record.length) {
@@ -172,7 +169,7 @@ final class KnockknockFirewall {
                 System.err.println("knockknock: the kernel refused an opening that had waited");
             }
         }
-        if (changed && !ending && kernel.rules("knockknock", chain) != 2) { // knockknock.nft has 2
+        if (changed && kernel.rules("knockknock", chain) != 2) { // knockknock.nft has 2
             Netfilter.nft(table);
             System.err.println("knockknock: the log rule was changed: it is made anew");
         }
@@ -180,7 +177,7 @@ final class KnockknockFirewall {
     }
 
     private synchronized void end() {
-        ending = true;
         Netfilter.nft(CLEAR);
+        Runtime.getRuntime().halt(0); // at once, or it would be made anew
     }
 }

@@ -92,7 +92,7 @@ final class KnockknockDaemon implements Callable<Integer> {
         }
 
         /** Says why a knock was refused; once in ten seconds, then with how many were since. */
-        private void refuse(InetAddress source, boolean translated) {
+        private void refuse(InetAddress source, String help) {
             if (System.nanoTime() - quietUntil < 0) {
                 unsaid++;
                 if (unsaidSources.size() < MOST_SOURCES) {
@@ -100,21 +100,20 @@ final class KnockknockDaemon implements Callable<Integer> {
                 }
                 return;
             }
-            var help = translated && profile.config().openPorts().isEmpty()
-                    ? "; a translator (NAT64) on its way has replaced what carries the port: such"
-                    + " knocks open only if the profile has open_ports" : "";
             var more = unsaid == 0 ? "" : " (and " + unsaid + " more from " + unsaidSources.size()
                     + (unsaidSources.size() < MOST_SOURCES ? "" : " or more") + " addresses)";
             System.out.println("knock for profile " + profile.name() + " from "
                     + source.getHostAddress() + more + " refused: not authentic, counter used or"
                     + " more than " + window.size() + " ahead, port not in open_ports, or bound to"
-                    + " another address (or to none)" + help);
+                    + " another address (or to none)"
+                    + (profile.config().openPorts().isEmpty() ? help : ""));
             quietUntil = System.nanoTime() + QUIET_NANOS;
             unsaid = 0;
             unsaidSources.clear();
         }
     }
 
+    private ServerConfig config;
     private final BitSet knockPorts = new BitSet();
     private final Map<Integer, Receiver> receivers = new HashMap<>(); // by knock port
     private final Ports ports = Ports.none(); // that some profile names in its open_ports
@@ -132,11 +131,11 @@ final class KnockknockDaemon implements Callable<Integer> {
         Path dir = command.findOption("--dir").getValue();
         var profiles = dir.resolve("profiles");
         Optional<Path> otherLog = Optional.ofNullable(command.findOption("--log").getValue());
-        var config = ServerConfig.read(dir, otherLog);
+        config = ServerConfig.read(dir, otherLog);
         if (command.commandLine().getParseResult().hasMatchedOption("--check")) {
             return new ServerCheck().run(profiles, config) ? 0 : 1;
         }
-        loadProfiles(profiles, config);
+        loadProfiles(profiles);
         try (var log = KernelLog.open(config.log())) {
             firewall = FirewallPipe.start(config, ports, anyPort, numbers(knockPorts));
             Privileges.dropTo(config.user(), config.group(), config.logGroups());
@@ -148,7 +147,9 @@ final class KnockknockDaemon implements Callable<Integer> {
             testReading();
             var ports = knockPorts.cardinality() <= 10 ? "ports " + numbers(knockPorts)
                     : "ports of " + knockPorts.cardinality() + " profiles";
-            System.out.println("ready: knock " + ports + ", log " + config.log()
+            var network = config.knockAddress().isEmpty() ? ""
+                    : " and addresses " + config.knockNetwork().getHostAddress() + "/64";
+            System.out.println("ready: knock " + ports + network + ", log " + config.log()
                     + ", user " + config.userName());
             log.follow(this::receive);
         }
@@ -166,7 +167,7 @@ final class KnockknockDaemon implements Callable<Integer> {
         }
     }
 
-    private void loadProfiles(Path directory, ServerConfig config) throws IOException {
+    private void loadProfiles(Path directory) throws IOException {
         // All are opened first, as Counter then looks for their descriptors once.
         var profiles = new ArrayList<Profile>();
         for (var path : ProfileConfig.knockPorts(directory).values()) {
@@ -201,9 +202,19 @@ final class KnockknockDaemon implements Callable<Integer> {
         var syn = found.get();
         var receiver = receivers.get(syn.knockPort());
         var profile = receiver.profile;
-        var request = receiver.window.open(syn.fields(), syn.source().getAddress());
+        var source = syn.source().getAddress();
+        var request = receiver.window.open(syn.fields(), source);
+        var destination = syn.destination();
+        if (request.isEmpty() && config.carriesKnocks(destination)) { // an address can be one
+            request = receiver.window.open(destination.getAddress(), source);
+            destination = config.knockAddress().get();
+        }
         if (request.isEmpty()) {
-            receiver.refuse(syn.source(), syn.fields().translated());
+            receiver.refuse(syn.source(), config.carriesKnocks(syn.destination())
+                    ? "; knocks in an address open only if the profile has open_ports"
+                    : syn.fields().translated() ? "; a translator (NAT64) on its way has replaced"
+                    + " what carries the port: such knocks open only if the profile has open_ports"
+                    : "");
             return;
         }
         // 5. Store the counter before the port opens.
@@ -218,7 +229,7 @@ final class KnockknockDaemon implements Callable<Integer> {
         }
         lastAccepted = found;
         // 6. Let one connection in, or as many as the profile says.
-        firewall.letIn(new FirewallPipe.Opening(syn.source(), syn.destination(), port,
+        firewall.letIn(new FirewallPipe.Opening(syn.source(), destination, port,
                 profile.name()), profile.config());
         receiver.window.moveTo(next);
     }

@@ -25,7 +25,7 @@ import static java.nio.charset.StandardCharsets.US_ASCII;
 
 /**
  * The firewall half: the only privileged code of a server that is ready, with CAP_NET_ADMIN alone.
- * The daemon starts it with DELAY, the PORTS that may be opened, and the KNOCKPORTS. It makes the
+ * The daemon starts it with DELAY, the PORTS that may be opened, KNOCKPORTS and a /64. It makes the
  * log rule (knockknock.nft), and says in one byte whether it can work. Then it reads records of 34
  * bytes: source and destination (16 bytes each, IPv4 as ::ffff:a.b.c.d), and a port. For each it
  * lets one connection from there to that port of this host in, within DELAY seconds, and answers
@@ -63,10 +63,11 @@ final class KnockknockFirewall {
         if (status.filter(line -> line.matches(UNPRIVILEGED)).count() != 9) {
             throw new IOException("takes CAP_NET_ADMIN alone: have knockknock-daemon start it");
         }
-        new KnockknockFirewall(args[0], args[1], args[2]).run();
+        new KnockknockFirewall(args[0], args[1], args[2], args[3]).run();
     }
 
-    private KnockknockFirewall(String delay, String ports, String knockPorts) throws IOException {
+    private KnockknockFirewall(String delay, String ports, String knockPorts, String network)
+            throws IOException {
         this.delay = Long.parseLong(delay) * SECOND;
         for (var port : ports.split(",")) { // 22, 1-65535 or 51820/udp
             var range = port.replace("/udp", "").split("-");
@@ -75,7 +76,7 @@ final class KnockknockFirewall {
         }
         try (var text = KnockknockFirewall.class.getResourceAsStream("knockknock.nft")) {
             table = new String(text.readAllBytes(), US_ASCII).replace("CHAIN", chain)
-                    .replace("666", knockPorts);
+                    .replace("666", knockPorts).replace("2001:db8::", network);
         }
     }
 
@@ -169,7 +170,7 @@ final class KnockknockFirewall {
                 System.err.println("knockknock: the kernel refused an opening that had waited");
             }
         }
-        if (changed && kernel.rules("knockknock", chain) != 2) { // knockknock.nft has 2
+        if (changed && kernel.rules("knockknock", chain) != 4) { // knockknock.nft has 4
             Netfilter.nft(table);
             System.err.println("knockknock: the log rule was changed: it is made anew");
         }

@@ -1,6 +1,7 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //MAIN KnockknockProxy
+//SOURCES lib/AddressSender.java
 //SOURCES lib/Backoff.java
 //SOURCES lib/Cli.java
 //SOURCES lib/Config.java
@@ -100,8 +101,12 @@ final class KnockknockProxy implements Callable<Integer> {
             throw new ParameterException(command.commandLine(),
                     "--socks-timeout must be at least 1 second");
         }
-        sender = KnockSender.open();
         var directory = Path.of(System.getProperty("user.home"), ".knockknock");
+        boolean raw = false;
+        for (var profile : ProfileConfig.list(directory)) {
+            raw |= !ProfileConfig.read(profile).carrier().equals("address");
+        }
+        sender = KnockSender.open(raw);
         profiles = new Profiles(directory);
         if (profiles.names().isEmpty()) {
             Cli.complain("warning: there is no profile in " + directory
@@ -271,8 +276,8 @@ final class KnockknockProxy implements Callable<Integer> {
     private SocketChannel knockAndConnect(Profile profile, List<InetAddress> addresses, int port,
             int millis) throws IOException, InterruptedException {
         var config = profile.config();
-        var sent = sender.knock(profile, port, config.classic() ? KnockCodec.Carrier.CLASSIC
-                : KnockCodec.Carrier.COVER, config.source(), addresses, Optional.empty());
+        var sent = sender.knock(profile, port, KnockSender.carrier(config), config.source(),
+                addresses, Optional.empty());
         return Dialer.persist(sent.source(), new InetSocketAddress(sent.target(), port), millis);
     }
 

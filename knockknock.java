@@ -1,6 +1,7 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //MAIN Knockknock
+//SOURCES lib/AddressSender.java
 //SOURCES lib/Cli.java
 //SOURCES lib/Config.java
 //SOURCES lib/Counter.java
@@ -36,7 +37,7 @@ import picocli.CommandLine.TypeConversionException;
 /**
  * The client: sends one SYN that asks a server to let one connection in. Reads ~/.knockknock/HOST/,
  * stores the next counter there, and writes one packet to a raw socket. Runs as you, with
- * CAP_NET_RAW until that socket is open, and never as root.
+ * CAP_NET_RAW until that socket is open, and never as root; with carrier = address with nothing.
  */
 final class Knockknock implements Callable<Integer> {
     private final CommandSpec command = Cli.command("knockknock", this,
@@ -85,18 +86,19 @@ final class Knockknock implements Callable<Integer> {
         Optional<InetAddress> from = Optional.ofNullable(given.matchedOptionValue("--from", null));
         var profiles = Path.of(System.getProperty("user.home"), ".knockknock");
         if (given.hasMatchedOption("--counter")) {
-            var counter = profile(profiles).counter();
+            var counter = Profile.load(profile(profiles)).counter();
             try (var _ = counter.lock()) {
                 counter.moveTo(given.matchedOptionValue("--counter", 0L));
             }
             return 0;
         }
         int port = given.matchedOption("--port").getValue();
-        var sender = KnockSender.open();
-        var profile = profile(profiles);
-        var config = profile.config();
-        var carrier = given.hasMatchedOption("--classic") || config.classic()
-                ? KnockCodec.Carrier.CLASSIC : KnockCodec.Carrier.COVER;
+        var directory = profile(profiles);
+        var config = ProfileConfig.read(directory);
+        var carrier = given.hasMatchedOption("--classic") ? KnockCodec.Carrier.CLASSIC
+                : KnockSender.carrier(config);
+        var sender = KnockSender.open(carrier != KnockCodec.Carrier.ADDRESS);
+        var profile = Profile.load(directory);
         var boundTo = given.hasMatchedOption("--any-source") ? "any"
                 : source.map(InetAddress::getHostAddress).orElse(config.source());
         int version = given.hasMatchedOption("-4") ? 4 : given.hasMatchedOption("-6") ? 6
@@ -115,10 +117,10 @@ final class Knockknock implements Callable<Integer> {
         }
     }
 
-    private Profile profile(Path profiles) throws IOException {
+    private Path profile(Path profiles) throws IOException {
         var given = command.commandLine().getParseResult();
-        return Profile.load(given.hasMatchedPositional(0)
-                ? directory(profiles, given.matchedPositionalValue(0, "")) : onlyOne(profiles));
+        return given.hasMatchedPositional(0)
+                ? directory(profiles, given.matchedPositionalValue(0, "")) : onlyOne(profiles);
     }
 
     private static Path directory(Path profiles, String host) {

@@ -41,6 +41,13 @@ knockknock | knockknock-proxy) # CAP_NET_RAW alone, and the user who asked sudo 
     fi
     [ -z "$net_raw" ] || start '' "$@"
     case ${1-} in --counter*) start '' "$@" ;; esac # sends nothing
+    # Nor does the carrier address need it: that of all profiles, or of one that is named.
+    address='^[[:space:]]*carrier[[:space:]]*[=:][[:space:]]*address[[:space:]]*$'
+    profiles=${HOME-}/.knockknock
+    [ "$(grep -ELs "$address" "$profiles"/*/config)" ] || start '' "$@"
+    for host in "$@"; do
+        ! grep -Eqs "$address" "$profiles/$host/config" || start '' "$@"
+    done
     ;;
 knockknock-daemon | knockknock-genprofile) [ "$user" != 0 ] || start '' "$@" ;;
 *) fail "$0 is none of knockknock's commands: start them by their own names" ;;

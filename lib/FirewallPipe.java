@@ -84,7 +84,8 @@ final class FirewallPipe {
                     "-Xlog:disable", "-Xlog:all=warning:stderr", // stdout is for answers, and not
                     "-XX:+DisplayVMOutputToStderr", // for the thread dump that SIGQUIT asks for
                     "--enable-native-access=ALL-UNNAMED", "-cp", file.toString(),
-                    "KnockknockFirewall", "" + config.delay(), ports, knockPorts));
+                    "KnockknockFirewall", "" + config.delay(), ports, knockPorts,
+                    config.knockNetwork().getHostAddress()));
             var builder = new ProcessBuilder(command).directory(new File("/"))
                     .redirectError(ProcessBuilder.Redirect.INHERIT);
             builder.environment().clear();

@@ -1,5 +1,7 @@
 //DEPS org.bouncycastle:bcprov-jdk18on:1.87
 
+import java.net.InetAddress;
+import java.net.UnknownHostException;
 import java.nio.ByteBuffer;
 import java.util.OptionalLong;
 
@@ -20,9 +22,10 @@ final class KnockCodec {
     static final byte[] UNBOUND = {}; // the source of a knock that anyone may use
 
     /**
-     * How a SYN carries sealed bytes: as the kernel's own SYN, or as the original knockknock does.
+     * How a SYN carries sealed bytes: as the kernel's own SYN, as the original knockknock does, or
+     * as its destination.
      */
-    enum Carrier { COVER, CLASSIC }
+    enum Carrier { COVER, CLASSIC, ADDRESS }
 
     /**
      * The fields that carry a knock, unsigned; {@code id}: IPv4's ID or the flow label's low 16
@@ -58,7 +61,7 @@ final class KnockCodec {
     /**
      * Seals {@code port} under a counter that must never be used again. Only {@code source} (an
      * address of 4 or 16 bytes) can use the knock, or anyone if it is empty. A cover's window is
-     * left 0.
+     * left 0; an address has the fields of a cover, of which it carries 8 bytes.
      */
     Fields seal(int port, long counter, Carrier carrier, byte[] source) {
         // sealed = (port || tag) XOR pad
@@ -74,10 +77,20 @@ final class KnockCodec {
         long bytes6to10 = Integer.toUnsignedLong(in.getInt(6));
         int bytes10to12 = Short.toUnsignedInt(in.getShort(10));
         return switch (carrier) {
-            case COVER -> new Fields(id, seq, 0, 0, OptionalLong.of(bytes6to10), false);
+            case COVER, ADDRESS -> new Fields(id, seq, 0, 0, OptionalLong.of(bytes6to10), false);
             case CLASSIC -> new Fields(id, seq, bytes6to10, bytes10to12, OptionalLong.empty(),
                     false);
         };
+    }
+
+    /** The address in the network of {@code server}, a /64, that carries a knock (RFC 4291). */
+    static InetAddress address(InetAddress server, Fields fields) {
+        try {
+            return InetAddress.getByAddress(ByteBuffer.allocate(16).put(server.getAddress(), 0, 8)
+                    .put(fields.carried(), 0, 8).array());
+        } catch (UnknownHostException e) {
+            throw new IllegalStateException(e); // 16 bytes are an address
+        }
     }
 
     /** port || tag, the tag being HMAC-SHA1(mac key, port || source); the first 12 bytes count. */

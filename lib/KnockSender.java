@@ -1,13 +1,16 @@
 import java.io.IOException;
 import java.math.BigInteger;
+import java.net.Inet4Address;
 import java.net.Inet6Address;
 import java.net.InetAddress;
 import java.util.List;
+import java.util.Locale;
 import java.util.Optional;
 
 /** Sends knocks: one SYN each, written to a raw socket. PROTOCOL.md 5. */
 final class KnockSender {
-    private static final int CAP_NET_RAW = 13;
+    private static final int CAP_NET_RAW = 13, NONE = 0;
+    private static final String NAT64 = "64:ff9b::/96"; // RFC 6052
 
     /** Source addresses that somebody may well translate: all but global unicast (RFC 6890). */
     private static final List<String> TRANSLATED = List.of("0.0.0.0/8", "10.0.0.0/8",
@@ -26,10 +29,14 @@ final class KnockSender {
     }
 
     /**
-     * Opens raw sockets and gives up the right to; without it, starts the program again with it.
+     * Opens raw sockets, if a carrier needs them, and gives up the right to; without it, starts the
+     * program again with it. The carrier {@code address} needs none, nor any privilege.
      */
-    static KnockSender open() throws IOException {
+    static KnockSender open(boolean raw) throws IOException {
         long capabilities = Sudo.status("CapEff", 16);
+        if (!raw && capabilities == 0) {
+            return new KnockSender(NONE, NONE);
+        }
         boolean permitted = (capabilities >> CAP_NET_RAW & 1) == 1;
         if (!permitted || Sys.uid() == 0 && capabilities != 1L << CAP_NET_RAW) {
             throw Sudo.withNetRaw();
@@ -52,14 +59,19 @@ final class KnockSender {
     Sent knock(Profile profile, int port, KnockCodec.Carrier carrier, String boundTo,
             List<InetAddress> addresses, Optional<InetAddress> from) throws IOException {
         profile.config().checkOpens(port, profile.name());
-        var noRoute = new Failure("no address of " + profile.name() + " is of that IP version");
+        boolean plain = carrier == KnockCodec.Carrier.ADDRESS;
+        var noRoute = new Failure(plain ? profile.name() + " has no IPv6 address of its own, which"
+                + " the carrier address needs" : "no address of " + profile.name()
+                + " is of that IP version");
         for (var target : addresses) {
-            if (from.isPresent() && from.get().getClass() != target.getClass()) {
+            if (from.isPresent() && from.get().getClass() != target.getClass()
+                    || plain && (target instanceof Inet4Address || isIn(NAT64, target))) {
                 continue;
             }
             Route route;
             try {
-                route = Route.find(target, port, from);
+                route = plain ? AddressSender.route(target, port, from)
+                        : Route.find(target, port, from);
             } catch (Failure e) {
                 noRoute = e;
                 continue;
@@ -73,13 +85,14 @@ final class KnockSender {
     /** The sender's steps of PROTOCOL.md 5. */
     private void send(Profile profile, int port, KnockCodec.Carrier carrier, String boundTo,
             Route route, InetAddress target) throws IOException {
+        boolean plain = carrier == KnockCodec.Carrier.ADDRESS;
         int socket = target instanceof Inet6Address ? socket6 : socket4;
-        if (socket < 0) {
-            throw new Failure("no raw socket for " + target.getHostAddress() + " ("
-                    + Sys.errno(-socket) + "): is its IP version switched off?");
+        if (!plain && socket <= 0) {
+            throw new Failure("no raw socket for " + target.getHostAddress() + (socket == NONE
+                    ? ", as no profile needed one at the start: start the proxy again"
+                    : " (" + Sys.errno(-socket) + "): is its IP version switched off?"));
         }
         var own = route.source();
-        var shape = KnockPacket.shape(route);
         var bound = carrier == KnockCodec.Carrier.CLASSIC ? KnockCodec.UNBOUND
                 : bound(boundTo, own, target);
         // 1. Lock the counter.
@@ -90,12 +103,21 @@ final class KnockSender {
                 long number = counter.take();
                 // 4. Seal. A kernel replaces an IPv4 ID of 0: then go on with the next counter.
                 fields = profile.codec().seal(port, number, carrier, bound);
-            } while (fields.id() == 0);
+            } while (fields.id() == 0 && !plain);
             // 5. Send one packet.
             int knockPort = profile.config().knockPort();
-            Sys.send(socket, KnockPacket.make(own, target, knockPort, fields, shape, Sys.random()),
-                    own, target);
+            if (plain) {
+                AddressSender.send(own, KnockCodec.address(target, fields), knockPort);
+            } else {
+                Sys.send(socket, KnockPacket.make(own, target, knockPort, fields,
+                        KnockPacket.shape(route), Sys.random()), own, target);
+            }
         }
+    }
+
+    /** The carrier that a profile's config names. */
+    static KnockCodec.Carrier carrier(ProfileConfig config) {
+        return KnockCodec.Carrier.valueOf(config.carrier().toUpperCase(Locale.ROOT));
     }
 
     /** The address to which a knock is bound, as it goes under the tag: 4 or 16 bytes, or none. */
@@ -104,7 +126,7 @@ final class KnockSender {
             case "any" -> KnockCodec.UNBOUND;
             case "bound" -> own.getAddress();
             case "" -> TRANSLATED.stream().anyMatch(range -> isIn(range, own))
-                    || isIn("64:ff9b::/96", target) ? KnockCodec.UNBOUND // NAT64 (RFC 6052)
+                    || isIn(NAT64, target) ? KnockCodec.UNBOUND
                     : own.getAddress();
             default -> {
                 var given = InetAddress.ofLiteral(boundTo).getAddress();

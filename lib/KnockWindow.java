@@ -54,13 +54,21 @@ final class KnockWindow {
 
     /** Opens a knock that came from {@code source}; empty if it is none that the terms take. */
     Optional<Request> open(KnockCodec.Fields fields, byte[] source) {
+        // A translator replaces the first two bytes. They are the port, which the tag covers.
+        return open(fields.carried(), fields.translated() ? 2 : 0, source);
+    }
+
+    /** The same with the 8 bytes that an address carries: too few where any port may be asked for. */
+    Optional<Request> open(byte[] address, byte[] source) {
+        return terms.ports.isEmpty() ? Optional.empty()
+                : open(Arrays.copyOfRange(address, 8, 16), 0, source);
+    }
+
+    private Optional<Request> open(byte[] carried, int from, byte[] source) {
         var sources = terms.boundOnly ? List.of(source) : List.of(source, KnockCodec.UNBOUND);
-        var carried = fields.carried();
         if (terms.ports.isEmpty()) {
             return tryEachCounter(carried, sources);
         }
-        // A translator replaces the first two bytes. They are the port, which the tag covers.
-        int from = fields.translated() ? 2 : 0;
         var found = Optional.<Request>empty();
         for (int port = terms.ports.get().nextSetBit(0); port >= 0;
                 port = terms.ports.get().nextSetBit(port + 1)) {

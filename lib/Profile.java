@@ -11,10 +11,6 @@ import java.util.Base64;
 record Profile(Path directory, KnockCodec codec, Counter counter, ProfileConfig config) {
     /** Loads a profile and opens its counter. */
     static Profile load(Path directory) throws IOException {
-        if (!Files.isDirectory(directory)) {
-            throw new Failure("there is no profile " + directory + ": make one on the server with"
-                    + " knockknock-genprofile, and copy it here");
-        }
         var config = ProfileConfig.read(directory);
         var codec = new KnockCodec(key(directory.resolve("cipher.key")),
                 key(directory.resolve("mac.key")));

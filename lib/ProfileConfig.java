@@ -11,16 +11,21 @@ import java.util.function.Function;
 
 /**
  * The config of a profile. {@code openPorts} are the only ports that it may open, if it names any;
- * {@code connections} is how many a knock lets in; {@code source} is "any", "bound", an address, or
+ * {@code connections} is how many a knock lets in; {@code carrier} is "cover", "classic" or
+ * "address"; {@code source} is "any", "bound", an address, or
  * "" where it says nothing; {@code ipVersion} is 4, 6, or 0 for both (PROTOCOL.md 2).
  */
-record ProfileConfig(int knockPort, Optional<Ports> openPorts, int connections, boolean classic,
+record ProfileConfig(int knockPort, Optional<Ports> openPorts, int connections, String carrier,
         String source, int ipVersion) {
     private static final List<String> KEYS = List.of("knock_port", "open_ports", "connections",
             "carrier", "source", "ip_version");
 
     /** Reads the file {@code config} of the profile in {@code directory}. */
     static ProfileConfig read(Path directory) throws IOException {
+        if (!Files.isDirectory(directory)) {
+            throw new Failure("there is no profile " + directory + ": make one on the server with"
+                    + " knockknock-genprofile, and copy it here");
+        }
         var config = Config.read(directory.resolve("config"), KEYS);
         int knockPort = read(config, "knock_port", Ports::number).orElseThrow(
                 () -> config.bad("knock_port", "give a number from 1 to 65535"));
@@ -30,8 +35,8 @@ record ProfileConfig(int knockPort, Optional<Ports> openPorts, int connections, 
             throw config.bad("connections", "give a number from 1 to 50");
         }
         var carrier = config.get("carrier").orElse("cover");
-        if (!carrier.matches("cover|classic")) {
-            throw config.bad("carrier", "write cover or classic");
+        if (!carrier.matches("cover|classic|address")) {
+            throw config.bad("carrier", "write cover, classic or address");
         }
         var source = config.get("source");
         if (source.isPresent() && !source.get().matches("any|bound") && !isAddress(source.get())) {
@@ -42,7 +47,7 @@ record ProfileConfig(int knockPort, Optional<Ports> openPorts, int connections, 
             throw config.bad("ip_version", "write 4 or 6");
         }
         return new ProfileConfig(knockPort, openPorts, Integer.parseInt(connections),
-                carrier.equals("classic"), source.orElse(""),
+                carrier, source.orElse(""),
                 Integer.parseInt(ipVersion.orElse("0")));
     }
 

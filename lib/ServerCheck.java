@@ -1,4 +1,5 @@
 import java.io.IOException;
+import java.net.NetworkInterface;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.DirectoryIteratorException;
 import java.nio.file.Files;
@@ -23,6 +24,13 @@ final class ServerCheck {
      */
     boolean run(Path profiles, ServerConfig config) throws IOException, InterruptedException {
         checkProfiles(profiles);
+        if (config.knockAddress().isPresent()) {
+            var address = config.knockAddress().get();
+            report(NetworkInterface.getByInetAddress(address) != null,
+                    "knock_address " + address.getHostAddress() + " is this host's",
+                    "knock_address " + address.getHostAddress() + " is no address of this host:"
+                    + " 'ip -6 address' lists them");
+        }
         checkLog(config.log());
         checkFirewallHalf(config);
         checkRules("IPv4", "iptables-save", "ip|inet");

@@ -1,8 +1,12 @@
 import java.io.IOException;
+import java.net.Inet6Address;
+import java.net.InetAddress;
+import java.net.UnknownHostException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermission;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Optional;
 
@@ -11,14 +15,14 @@ import java.util.Optional;
  * which log is read, and as whom: user and group by number, with the one further group that lets
  * them read the log, if it takes one.
  */
-record ServerConfig(int delay, Optional<Integer> errorWindow, Path log, String userName, int user,
-        int group, int[] logGroups) {
+record ServerConfig(int delay, Optional<Integer> errorWindow, Optional<InetAddress> knockAddress,
+        Path log, String userName, int user, int group, int[] logGroups) {
     /**
      * Reads DIR/config, if it is there; {@code otherLog} takes the place of its log.
      */
     static ServerConfig read(Path dir, Optional<Path> otherLog) throws IOException {
         var file = dir.resolve("config");
-        var known = List.of("delay", "error_window", "log", "user", "group");
+        var known = List.of("delay", "error_window", "knock_address", "log", "user", "group");
         var config = Config.read(Files.exists(file) ? file : Path.of("/dev/null"), known);
         var log = otherLog.orElseGet(
                 () -> Path.of(config.get("log").orElse(KernelLog.KMSG.toString())));
@@ -47,8 +51,41 @@ record ServerConfig(int delay, Optional<Integer> errorWindow, Path log, String u
                     + " unprivileged ones");
         }
         return new ServerConfig(number(config, "delay", 3600).orElse(15),
-                number(config, "error_window", 10_000), log.toAbsolutePath(), name,
+                number(config, "error_window", 10_000), knockAddress(config), log.toAbsolutePath(), name,
                 Integer.parseInt(user.get(2)), group, logGroups(log));
+    }
+
+    private static Optional<InetAddress> knockAddress(Config config) {
+        return config.get("knock_address").map(text -> {
+            if (!ProfileConfig.isAddress(text)
+                    || !(InetAddress.ofLiteral(text) instanceof Inet6Address address)
+                    || address.isLinkLocalAddress() || address.isMulticastAddress()
+                    || address.isLoopbackAddress() || address.isAnyLocalAddress()) {
+                throw config.bad("knock_address", "give this host's IPv6 address in a /64 that is"
+                        + " routed to it");
+            }
+            return address;
+        });
+    }
+
+    /** The /64 of knock_address; ::/64, in which nobody is but loopback, if there is none. */
+    InetAddress knockNetwork() {
+        try {
+            var bytes = new byte[16];
+            if (knockAddress.isPresent()) {
+                System.arraycopy(knockAddress.get().getAddress(), 0, bytes, 0, 8);
+            }
+            return InetAddress.getByAddress(bytes);
+        } catch (UnknownHostException e) {
+            throw new IllegalStateException(e); // 16 bytes are an address
+        }
+    }
+
+    /** Whether an address is one of the /64 that can carry a knock, but not knock_address. */
+    boolean carriesKnocks(InetAddress address) {
+        return knockAddress.isPresent() && address instanceof Inet6Address
+                && !address.equals(knockAddress.get()) && Arrays.equals(address.getAddress(), 0, 8,
+                        knockAddress.get().getAddress(), 0, 8);
     }
 
     private static Optional<Integer> number(Config config, String key, int most) {

@@ -3,6 +3,7 @@
 //MAIN AllTests
 //DEPS org.junit.jupiter:junit-jupiter:5.14.4
 //DEPS org.junit.platform:junit-platform-console:1.14.4
+//SOURCES AddressTest.java
 //SOURCES BadInputTest.java
 //SOURCES Bench.java
 //SOURCES BoundTest.java
@@ -23,6 +24,7 @@
 //SOURCES SystemdTest.java
 //SOURCES WireTest.java
 //SOURCES Lab.java
+//SOURCES ../lib/AddressSender.java
 //SOURCES ../lib/Cli.java
 //SOURCES ../lib/Config.java
 //SOURCES ../lib/Counter.java

@@ -9,6 +9,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.BitSet;
 import java.util.HexFormat;
+import java.util.List;
 import java.util.Optional;
 import java.util.OptionalLong;
 import java.util.Random;
@@ -106,7 +107,7 @@ class CodecTest {
     }
 
     @ParameterizedTest
-    @EnumSource
+    @EnumSource(names = {"COVER", "CLASSIC"}) // what an address carries: AddressTest
     void anyFlippedBitIsRefused(KnockCodec.Carrier carrier) {
         for (var source : new byte[][] {UNBOUND, HERE}) {
             var f = codec.seal(22, 7, carrier, source);
@@ -133,7 +134,7 @@ class CodecTest {
     }
 
     @ParameterizedTest
-    @EnumSource
+    @EnumSource(names = {"COVER", "CLASSIC"}) // what an address carries: AddressTest
     void onlyTheWindowsCountersOpen(KnockCodec.Carrier carrier) {
         for (long counter : new long[] {0, 999, 1000, 1001, 1019, 1020, 1021, Counter.LAST}) {
             var expected = counter >= 1000 && counter < 1020
@@ -166,7 +167,7 @@ class CodecTest {
     void tenThousandCountersAheadAKnockStillOpensWhereThePortsAreFew() {
         var window = new KnockWindow(codec, terms(KnockWindow.size(Optional.empty(), true, 1), false, 22, 443), 5);
         for (var source : new byte[][] {UNBOUND, HERE}) {
-            for (var carrier : KnockCodec.Carrier.values()) {
+            for (var carrier : List.of(KnockCodec.Carrier.COVER, KnockCodec.Carrier.CLASSIC)) {
                 assertEquals(Optional.of(new KnockWindow.Request(443, 10_004)), window.open(codec.seal(443, 10_004, carrier, source), HERE));
                 assertEquals(Optional.empty(), window.open(codec.seal(443, 10_005, carrier, source), HERE));
                 assertEquals(Optional.empty(), window.open(codec.seal(443, 4, carrier, source), HERE));
@@ -192,7 +193,7 @@ class CodecTest {
     }
 
     @ParameterizedTest
-    @EnumSource
+    @EnumSource(names = {"COVER", "CLASSIC"}) // what an address carries: AddressTest
     void aTranslatedKnockOpensWhereThePortsAreNamedAndOnlyThere(KnockCodec.Carrier carrier) {
         for (var source : new byte[][] {UNBOUND, HERE}) {
             var knock = codec.seal(443, 3, carrier, source);

@@ -45,7 +45,7 @@ class ProfileTest {
     @Test
     void theOriginalsFilesWorkAsTheyAre() throws IOException {
         var profile = Profile.load(dir);
-        assertEquals(new ProfileConfig(666, Optional.empty(), 1, false, "", 0), profile.config());
+        assertEquals(new ProfileConfig(666, Optional.empty(), 1, "cover", "", 0), profile.config());
         assertEquals(42, take(profile.counter()));
         assertEquals(43, take(profile.counter()));
         assertEquals("0000000044\n", Files.readString(dir.resolve("counter")));
@@ -54,7 +54,7 @@ class ProfileTest {
     @Test
     void settingsAreReadStrictly() throws IOException {
         write("config", "[main]\n# for the laptop\nknock_port = 666\nopen_ports = 22, 443, 51820/udp\nconnections = 6\ncarrier = classic\nsource = 203.0.113.7\n");
-        assertEquals(new ProfileConfig(666, Optional.of(Ports.list("22,443,51820/udp")), 6, true, "203.0.113.7", 0), Profile.load(dir).config());
+        assertEquals(new ProfileConfig(666, Optional.of(Ports.list("22,443,51820/udp")), 6, "classic", "203.0.113.7", 0), Profile.load(dir).config());
         for (var bad : new String[] {"knock_port = 0", "knock_port = 65536", "knock_port = x", "knock_port =", "port = 1",
             "knock_port = 1\nknock_port = 1", "knock_port = 1\nopen_ports =", "knock_port = 1\nopen_ports = 22/tcp", "knock_port = 1\nopen_ports = 22,22/udp", "knock_port = 1\nopen_ports = /udp",
             "knock_port = 1\nopen_ports = 1-9", "knock_port = 1\nconnections = 0", "knock_port = 1\nconnections = 51", "knock_port = 1\nconnections =", "knock_port = 1\ncarrier = loud", "knock_port = 1\nsource =", "knock_port = 1\nsource = example.org", "gibberish", ""}) {

@@ -66,7 +66,7 @@ class WireTest {
     }
 
     /** Puts zeros where a knock and the kernel's SYNs may differ: ID or flow label, source port, SEQ, TSval, checksums. */
-    private static String constantBytes(byte[] packet) {
+    static String constantBytes(byte[] packet) {
         var bytes = ByteBuffer.wrap(packet);
         boolean six = packet[0] >> 4 == 6;
         int tcp = six ? 40 : 20;
@@ -83,7 +83,7 @@ class WireTest {
     }
 
     /** How p0f describes the one SYN of a capture: its label and raw signature. */
-    private String p0f(Path capture) throws Exception {
+    static String p0f(Lab lab, Path capture) throws Exception {
         var out = lab.must("p0f", "-r", capture.toString());
         var found = Pattern.compile("\\| (os|raw_sig) += (.*)").matcher(out).results().map(m -> m.group(2)).toList();
         assertEquals(2, found.size(), out);
@@ -123,7 +123,7 @@ class WireTest {
         var knock = lab.work.resolve("knock.pcap");
         capture(server, kernel, knock);
         assertEquals(constantBytes(packets(kernel).getFirst()), constantBytes(packets(knock).getFirst()));
-        assertEquals(p0f(kernel), p0f(knock));
+        assertEquals(p0f(lab, kernel), p0f(lab, knock));
         assertEquals("", tsharkComplaints(knock));
     }
 
@@ -133,7 +133,7 @@ class WireTest {
         var knock = lab.work.resolve("knock.pcap");
         capture(Lab.SERVER, kernel, knock, "--classic");
         assertNotEquals(constantBytes(packets(kernel).getFirst()), constantBytes(packets(knock).getFirst()));
-        assertNotEquals(p0f(kernel), p0f(knock));
+        assertNotEquals(p0f(lab, kernel), p0f(lab, knock));
         assertTrue(tsharkComplaints(knock).contains("acknowledgment number field is nonzero while the ACK flag is not set"));
     }
 

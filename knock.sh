@@ -1,7 +1,7 @@
 #!/bin/sh
 # knock.sh PORT HOST: one knock without any privilege, for phones (Termux) and whatever has no Java.
 # It sends what PROTOCOL.md calls the carrier "address": the beginning of an ordinary connection, to
-# an address that is the sealed request. The server needs knock_address. Here it needs openssl, curl,
+X
 # awk, and, for a HOST that is a name, getent or dig. The profile is that of the Java programs,
 # ~/.knockknock/HOST/: copy it as it is.
 # What it does not do: other carriers, IPv4, and a profile that Java's programs use at the same time,

@@ -3,6 +3,7 @@
 //MAIN KnockknockFirewall
 //SOURCES lib/Libc.java
 //SOURCES lib/Netfilter.java
+//SOURCES lib/Openings.java
 //FILES knockknock.nft
 //JAVAC_OPTIONS -XDstringConcat=inline
 
@@ -13,12 +14,10 @@ import java.nio.ByteBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.security.SecureRandom;
-import java.util.ArrayDeque;
 import java.util.BitSet;
-import java.util.Deque;
-import java.util.HashMap;
 import java.util.List;
-import java.util.Map;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.TimeUnit;
 import java.util.stream.Stream;
 
 import static java.nio.charset.StandardCharsets.US_ASCII;
@@ -30,12 +29,11 @@ import static java.nio.charset.StandardCharsets.US_ASCII;
  * bytes: source and destination (16 bytes each, IPv4 as ::ffff:a.b.c.d), and a port. For each it
  * lets one connection from there to that port of this host in, within DELAY seconds, and answers
  * with a byte: 0, or an errno. At the end of stdin, or a signal, it takes the log rule away.
+ * Here stands what may be asked for and in whose name; the rest is in the three files above.
  */
 final class KnockknockFirewall {
-    private static final int EIO = 5, EACCES = 13, ENOSPC = 28, TCP = 6, UDP = 17; // IPPROTO_*
-    private static final int MOST = 1000; // openings within DELAY: each takes room in the kernel
-    private static final int MOST_WAITING = 49; // for one source, destination and port
-    private static final long SECOND = 1_000_000_000; // nanoseconds
+    private static final int EIO = 5, EACCES = 13, TCP = 6, UDP = 17; // IPPROTO_*
+    private static final int RULES = 4; // that knockknock.nft has
     private static final String CLEAR = "add table inet knockknock; delete table inet knockknock\n";
     /** proc_pid_status(5) of one who is not root and has no capability but CAP_NET_ADMIN (12). */
     private static final String UNPRIVILEGED = "[UG]id:(\t[1-9]\\d*){4}|Groups:\\s*|NoNewPrivs:\t1"
@@ -44,13 +42,10 @@ final class KnockknockFirewall {
     private final Netfilter kernel = new Netfilter(0);
     private final Netfilter events = // NFNLGRP_CONNTRACK_EXP_DESTROY, NFNLGRP_NFTABLES
             new Netfilter(1 << 6 - 1 | 1 << 7 - 1);
-    private final long delay; // nanoseconds
+    private final Openings openings;
     private final BitSet tcp = new BitSet(), udp = new BitSet(); // the ports that may be opened
     private final String chain = "k%016x".formatted(new SecureRandom().nextLong());
     private final String table;
-    private final Deque<Long> ends = new ArrayDeque<>(); // of all openings, also of used ones
-    /** When those end that wait behind the one opening of their flow that the kernel can hold. */
-    private final Map<Netfilter.Flow, Deque<Long>> waiting = new HashMap<>();
     private boolean eventsCome;
 
     static void main(String[] args) throws IOException {
@@ -68,15 +63,15 @@ final class KnockknockFirewall {
 
     private KnockknockFirewall(String delay, String ports, String knockPorts, String network)
             throws IOException {
-        this.delay = Long.parseLong(delay) * SECOND;
+        openings = new Openings(kernel, Integer.parseInt(delay));
         for (var port : ports.split(",")) { // 22, 1-65535 or 51820/udp
             var range = port.replace("/udp", "").split("-");
             (port.endsWith("/udp") ? udp : tcp).set(Integer.parseInt(range[0]),
                     1 + Integer.parseInt(range[range.length - 1]));
         }
         try (var text = KnockknockFirewall.class.getResourceAsStream("knockknock.nft")) {
-            table = new String(text.readAllBytes(), US_ASCII).replace("CHAIN", chain)
-                    .replace("666", knockPorts).replace("2001:db8::", network);
+            table = new String(text.readAllBytes(), US_ASCII).replace("666", knockPorts)
+                    .replace("2001:db8::", network).replace("CHAIN", chain);
         }
     }
 
@@ -85,17 +80,16 @@ final class KnockknockFirewall {
         var own = InetAddress.ofLiteral("127.0.0.1");
         NetworkInterface.getByInetAddress(own);
         var trial = new Netfilter.Flow(own, own, TCP, 0);
-        int error = letIn(trial);
-        letIn(trial);
-        kernel.find(Netfilter.EXP_DELETE, trial);
+        int error = openings.letIn(trial);
+        openings.letIn(trial);
+        kernel.about(Netfilter.EXP_DELETE, trial);
         Netfilter.nft(CLEAR + table);
         Runtime.getRuntime().addShutdownHook(new Thread(this::end));
         while (!take(events.receive())) { } // of the table, and so, before it, of the trial
-        kernel.find(Netfilter.EXP_DELETE, trial);
-        ends.clear(); // it counts for nothing
+        kernel.about(Netfilter.EXP_DELETE, trial);
         if (error == 0 && !eventsCome) {
             System.err.println("knockknock: warning: with net.netfilter.nf_conntrack_events = 0, a"
-                    + " second knock for one port opens only after the first one was used");
+                    + " second knock for one port opens when the time of the first is over");
         }
         Thread.ofPlatform().start(() -> Stream.generate(events::receive).forEach(this::take));
         answer(error);
@@ -124,7 +118,8 @@ final class KnockknockFirewall {
                 || NetworkInterface.getByInetAddress(destination) == null) {
             return EACCES;
         }
-        return letIn(new Netfilter.Flow(source, destination, udp.get(port) ? UDP : TCP, port));
+        int protocol = udp.get(port) ? UDP : TCP;
+        return openings.letIn(new Netfilter.Flow(source, destination, protocol, port));
     }
 
     private static InetAddress address(ByteBuffer record) throws IOException {
@@ -133,48 +128,36 @@ final class KnockknockFirewall {
         return InetAddress.getByAddress(bytes); // of ::ffff:a.b.c.d an Inet4Address
     }
 
-    /** Lets one more connection in, now or after those like it. */
-    private synchronized int letIn(Netfilter.Flow flow) {
-        long now = System.nanoTime();
-        ends.removeIf(end -> end - now <= 0);
-        waiting.values().removeIf(alike -> alike.isEmpty() || alike.getLast() - now <= 0);
-        var alike = waiting.computeIfAbsent(flow, _ -> new ArrayDeque<>());
-        if (ends.size() == MOST || alike.size() == MOST_WAITING) {
-            return ENOSPC;
-        }
-        ends.add(now + delay);
-        alike.add(now + delay);
-        return next(flow);
-    }
-
-    /** Where the kernel expects a flow no more, as it came or is over: has it expect the next. */
-    private int next(Netfilter.Flow flow) {
-        long now = System.nanoTime();
-        var alike = waiting.getOrDefault(flow, new ArrayDeque<>());
-        alike.removeIf(end -> end - now <= 0);
-        return alike.isEmpty() || kernel.find(Netfilter.EXP_GET, flow) == 0 ? 0
-                : kernel.expect(flow, Math.ceilDiv(alike.remove() - now, SECOND));
-    }
-
     /** Takes what the kernel tells everybody; true if rules were changed, by anybody. */
-    private synchronized boolean take(List<ByteBuffer> messages) {
+    private boolean take(List<ByteBuffer> messages) {
         boolean changed = messages.isEmpty();
-        if (messages.isEmpty()) { // some were lost
-            List.copyOf(waiting.keySet()).forEach(this::next);
-        }
         for (var message : messages) {
             int type = Netfilter.type(message);
             changed |= type == Netfilter.NEWGEN;
-            eventsCome |= type == Netfilter.EXP_DELETE;
-            if (type == Netfilter.EXP_DELETE && next(new Netfilter.Flow(message)) != 0) {
-                System.err.println("knockknock: the kernel refused an opening that had waited");
+            if (type == Netfilter.EXP_DELETE) {
+                eventsCome = true;
+                openings.next(new Netfilter.Flow(message));
             }
         }
-        if (changed && kernel.rules("knockknock", chain) != 4) { // knockknock.nft has 4
+        if (messages.isEmpty()) { // some were lost, and more may be until the others are taken
+            lookAtAll();
+            CompletableFuture.delayedExecutor(1, TimeUnit.SECONDS).execute(this::lookAtAll);
+        } else if (changed) {
+            keepTable();
+        }
+        return changed;
+    }
+
+    private void lookAtAll() {
+        openings.lookAtAll();
+        keepTable();
+    }
+
+    private synchronized void keepTable() {
+        if (kernel.rules("knockknock", chain) != RULES) {
             Netfilter.nft(table);
             System.err.println("knockknock: the log rule was changed: it is made anew");
         }
-        return changed;
     }
 
     private synchronized void end() {

@@ -23,8 +23,10 @@ final class Netfilter {
     static final int CT_NEW = 1 << 8, EXP_NEW = 2 << 8, EXP_GET = 2 << 8 | 1;
     static final int EXP_DELETE = 2 << 8 | 2, GETRULE = 10 << 8 | 7, NEWGEN = 10 << 8 | 15;
     private static final int ACK = 4, EXCL = 0x200, CREATE = 0x400, DUMP = 0x300; // NLM_F_*
+    private static final int DONE = 3; // NLMSG_DONE; NLMSG_ERROR is 2: each ends an answer
     private static final int NESTED = 0x8000; // NLA_F_NESTED
     private static final int ENOENT = 2, EEXIST = 17, ENOBUFS = 105;
+    private static final SecureRandom RANDOM = new SecureRandom();
 
     /** One connection, or for UDP one flow, from any port: as CTA_EXPECT_TUPLE has it. */
     record Flow(boolean v4, ByteBuffer tuple) {
@@ -40,21 +42,20 @@ final class Netfilter {
         }
     }
 
-    private final SecureRandom random = new SecureRandom();
     private final ByteBuffer buffer = // more than the kernel sends at once
             ByteBuffer.allocateDirect(1 << 16).order(ByteOrder.nativeOrder());
     private final long address = MemorySegment.ofBuffer(buffer).address();
-    private final long socket = must("socket", 16, 3, 12); // AF_NETLINK, SOCK_RAW, _NETFILTER
+    private final long socket = must(Libc.call("socket", 16, 3, 12)); // AF_NETLINK, SOCK_RAW,
+    // NETLINK_NETFILTER
 
     /** With {@code groups}, a bit for each NFNLGRP_*, it hears what the kernel tells everybody. */
     Netfilter(int groups) {
         buffer.putShort(0, (short) 16).putInt(8, groups); // struct sockaddr_nl
-        must("bind", socket, address, 12);
+        must(Libc.call("bind", socket, address, 12));
     }
 
-    private static long must(String function, long... arguments) {
-        long result = Libc.call(function, arguments);
-        if (result < 0 && result != -ENOBUFS) {
+    private static long must(long result) {
+        if (result < 0) {
             throw new IllegalStateException("netfilter does not answer: errno " + -result);
         }
         return result;
@@ -62,7 +63,8 @@ final class Netfilter {
 
     /** Waits for messages, each from its struct nlmsghdr on. None: the kernel has lost some. */
     List<ByteBuffer> receive() {
-        long length = must("recv", socket, address, buffer.capacity(), 0);
+        long length = Libc.call("recv", socket, address, buffer.capacity(), 0);
+        must(length == -ENOBUFS ? 0 : length);
         var messages = new ArrayList<ByteBuffer>();
         for (int at = 0; at < length; at += buffer.getInt(at) + 3 & ~3) { // NLMSG_ALIGN
             var message = new byte[buffer.getInt(at)];
@@ -77,24 +79,24 @@ final class Netfilter {
     }
 
     /** Sends messages in one go; returns what the kernel says until it has answered each. */
-    private List<ByteBuffer> ask(byte[]... messages) {
+    private synchronized List<ByteBuffer> ask(byte[]... messages) {
         var request = join(messages);
         buffer.put(0, request);
-        must("send", socket, address, request.length, 0);
+        must(Libc.call("send", socket, address, request.length, 0));
         var said = new ArrayList<ByteBuffer>();
-        while (said.stream().filter(m -> type(m) <= 3).count() < messages.length) {
-            said.addAll(receive()); // up to 3: NLMSG_ERROR, NLMSG_DONE
+        while (said.stream().filter(m -> type(m) <= DONE).count() < messages.length) {
+            must(said.addAll(receive()) ? 0 : -ENOBUFS);
         }
         return said;
     }
 
-    /** How many rules a chain of a table of family inet has (NFTA_RULE_TABLE, NFTA_RULE_CHAIN). */
-    int rules(String table, String chain) {
-        return ask(message(GETRULE, DUMP, 1, text(1, table), text(2, chain))).size() - 1;
+    /** How many rules a chain of a table of family inet has. */
+    int rules(String table, String chain) { // NFPROTO_INET, NFTA_RULE_TABLE, NFTA_RULE_CHAIN
+        return ask(message(GETRULE, DUMP, 1, text(1, table), text(2, chain))).size() - 1; // DONE
     }
 
     /** Looks for a flow's expectation (EXP_GET), or ends it (EXP_DELETE): 0, or an errno. */
-    int find(int type, Flow flow) {
+    int about(int type, Flow flow) {
         return error(ask(message(type, ACK, flow.v4 ? 2 : 10, flow.tuple.array())).getLast());
     }
 
@@ -113,13 +115,13 @@ final class Netfilter {
         int family = flow.v4 ? 2 : 10, tcp = 6; // AF_INET, AF_INET6, IPPROTO_TCP
         var own = InetAddress.ofLiteral(flow.v4 ? "127.0.0.1" : "::1");
         var ones = InetAddress.ofLiteral(flow.v4 ? "255.255.255.255" : "ffff" + ":ffff".repeat(7));
-        int x = 1 + random.nextInt(65535), y = 1 + random.nextInt(65535);
+        int x = 1 + RANDOM.nextInt(65535), y = 1 + RANDOM.nextInt(65535);
         var time = number(4, (int) seconds);
         var master = tuple(1, own, own, tcp, x, y); // CTA_TUPLE_ORIG, CTA_EXPECT_MASTER
         byte[][] expectation = {flow.tuple.array(), master,
             tuple(3, ones, ones, tcp, 0, 65535), // CTA_EXPECT_MASK: from any port
             attribute(4, time)}; // CTA_EXPECT_TIMEOUT
-        int error = ask(message(CT_NEW, ACK | CREATE | EXCL, family, master,
+        var said = ask(message(CT_NEW, ACK | CREATE | EXCL, family, master,
                         tuple(2, own, own, tcp, y, x), // CTA_TUPLE_REPLY
                         attribute(3, number(4, 8 | 4)), // CTA_STATUS: IPS_CONFIRMED, without which
                         // it is EBUSY, and IPS_ASSURED, without which a full table drops it
@@ -130,13 +132,15 @@ final class Netfilter {
                 // The kernel gives a new expectation its helper's 300 seconds. They are changed in
                 // the same go, as this process could end between two.
                 message(EXP_NEW, ACK | CREATE | EXCL, family, expectation),
-                message(EXP_NEW, ACK, family, expectation)).stream().mapToInt(Netfilter::error)
-                .filter(each -> each != 0).findFirst().orElse(0);
-        if (error == 0 || error == ENOENT) { // it was used before its time was changed
-            return 0;
+                message(EXP_NEW, ACK, family, expectation));
+        int made = error(said.get(0)), added = error(said.get(1)), timed = error(said.get(2));
+        if (made == 0 && added == 0 && (timed == 0 || timed == ENOENT)) {
+            return 0; // ENOENT: it was used before its time was changed
+        } else if (added == 0) {
+            about(EXP_DELETE, flow); // leave nothing open
         }
-        find(EXP_DELETE, flow); // leave nothing open
-        return error == EEXIST ? expect(flow, seconds) : error; // there is such a master: another
+        return made == EEXIST ? expect(flow, seconds) // there is such a master: another one
+                : made != 0 ? made : added != 0 ? added : timed;
     }
 
     private static byte[] tuple(int type, InetAddress from, InetAddress to, int protocol,
@@ -192,7 +196,7 @@ final class Netfilter {
                 throw new IOException(said);
             }
         } catch (IOException e) {
-            throw new IllegalStateException("nft (is nftables installed?): " + e.getMessage());
+            throw new IllegalStateException("nft: " + e.getMessage());
         }
     }
 }

@@ -67,7 +67,7 @@ class DocTest {
     @Test
     void thePrivilegedPartIsSmall() throws IOException {
         assertTrue(codeLines(List.of(Path.of("knockknock-firewall.java"))) <= 150);
-        assertTrue(codeLines(readingSet(Path.of("knockknock-firewall.java"))) <= 340);
+        assertTrue(codeLines(readingSet(Path.of("knockknock-firewall.java"))) <= 390);
     }
 
     /** Comments count; imports, JBang's directives and blank lines do not. */

@@ -183,24 +183,10 @@ class EndToEndTest {
     }
 
     /** A copy of a script's class path that another user than root can read, wherever JBang keeps its own. */
-    private List<String> readable(List<String> command) throws Exception {
-        var classes = Files.createDirectories(lab.work.resolve("classes"));
-        var readable = new ArrayList<>(command);
-        int at = command.indexOf("-classpath") + 1;
-        var path = new ArrayList<String>();
-        for (var jar : command.get(at).split(":")) {
-            lab.must("cp", jar, classes.toString());
-            path.add(classes.resolve(Path.of(jar).getFileName()).toString());
-        }
-        readable.set(at, String.join(":", path));
-        lab.must("chmod", "-R", "a+rX", lab.work.resolve("classes").toString());
-        return readable;
-    }
-
     @Test
     void anOrdinaryUserGetsOneCapabilityThroughSudoAndStaysHerself() throws Exception {
         startServer();
-        var command = lab.asAlice(readable(lab.script("knockknock", "-p", "22", Lab.SERVER)));
+        var command = lab.asAlice(lab.readable(lab.script("knockknock", "-p", "22", Lab.SERVER)));
         var refused = lab.run(command);
         assertEquals(1, refused.exit());
         assertTrue(refused.err().startsWith("knockknock: opening a raw socket needs CAP_NET_RAW: asking sudo\n"), refused.err());
@@ -226,7 +212,7 @@ class EndToEndTest {
         assertEquals(1, notHers.exit());
         assertTrue(notHers.err().contains("cannot open"), notHers.err());
 
-        var made = lab.run(lab.asAlice(readable(lab.script("knockknock-genprofile", "--dir", lab.dir.toString(), "tablet", "888"))));
+        var made = lab.run(lab.asAlice(lab.readable(lab.script("knockknock-genprofile", "--dir", lab.dir.toString(), "tablet", "888"))));
         assertEquals(0, made.exit(), made.err());
         assertEquals("root", lab.must("stat", "-c", "%U", lab.dir.resolve("profiles/tablet/mac.key").toString()).strip());
     }

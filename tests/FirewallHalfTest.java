@@ -58,7 +58,7 @@ class FirewallHalfTest {
         command.addAll(List.of(System.getProperty("java.home") + "/bin/java", "--enable-native-access=ALL-UNNAMED", "-Xmx8m",
                 "-XX:+UseSerialGC"));
         command.addAll(List.of(options));
-        command.addAll(List.of("-cp", jar.toString(), "KnockknockFirewall", "3", allowed, "666,667"));
+        command.addAll(List.of("-cp", jar.toString(), "KnockknockFirewall", "3", allowed, "666,667", "::"));
         return Lab.on("server", command);
     }
 
@@ -120,7 +120,9 @@ class FirewallHalfTest {
                 "log prefix \"knockknock: \" level debug flags tcp sequence,options flags ip options\n")) {
             assertTrue(table.contains(part), part + " in " + table);
         }
-        assertFalse(Pattern.compile("\\b(drop|reject|queue|return|jump|flags owner)\\b").matcher(table).find(), table);
+        var carrier = "ip6 daddr ::/64 fib daddr type != local drop\n"; // without knock_address nobody's
+        assertTrue(table.contains(carrier), table);
+        assertFalse(Pattern.compile("\\b(drop|reject|queue|return|jump|flags owner)\\b").matcher(table.replace(carrier, "")).find(), table);
     }
 
     @Test
@@ -156,12 +158,12 @@ class FirewallHalfTest {
 
     @ParameterizedTest
     @CsvSource(delimiter = '|', value = {
-        "2 | nft flush ruleset",
-        "2 | nft list ruleset > dump; nft flush ruleset; nft -f dump", // as VPN programs and admins do
-        "2 | nft list table inet knockknock > dump; nft -f dump",
-        "2 | nft flush table inet knockknock",
-        "2 | nft -a list table inet knockknock > list; nft delete rule inet knockknock $chain handle $(sed -n '0,/.* ip options # handle /s///p' list)",
-        "4 | nft delete table inet knockknock; nft -f old"}) // a dump of another start's
+        "3 | nft flush ruleset",
+        "3 | nft list ruleset > dump; nft flush ruleset; nft -f dump", // as VPN programs and admins do
+        "3 | nft list table inet knockknock > dump; nft -f dump",
+        "3 | nft flush table inet knockknock",
+        "3 | nft -a list table inet knockknock > list; nft delete rule inet knockknock $chain handle $(sed -n '0,/.* ip options # handle /s///p' list)",
+        "6 | nft delete table inet knockknock; nft -f old"}) // a dump of another start's
     void aLogRuleThatWasChangedIsMadeAnewAndTheHostsRulesStay(int rules, String change) throws Exception {
         loadHostsTable();
         start("22");
@@ -180,6 +182,18 @@ class FirewallHalfTest {
             assertEquals(hosts, rules().replaceAll("(?ms)^table inet knockknock \\{.*?^\\}\n", ""));
         }
         assertEquals(0, ask(Lab.CLIENT, 22));
+    }
+
+    @Test
+    void aConnectionThatWasLetInHasNoHelperThatCouldReadIt() throws Exception {
+        start("22");
+        lab.serve(22);
+        assertEquals(0, ask(Lab.CLIENT, 22));
+        lab.start(lab.work.resolve("connection"), Lab.on("client", "nc", Lab.SERVER, "22"));
+        Lab.await("the connection", () -> lab.mustOn("server", "conntrack", "-L", "-p", "tcp", "--dport", "22").contains("ESTABLISHED"));
+        var connections = lab.mustOn("server", "conntrack", "-L", "-p", "tcp", "--dport", "22");
+        assertFalse(connections.contains("helper="), connections);
+        assertTrue(lab.mustOn("server", "conntrack", "-L").contains("helper=ftp"), "the master's is shown");
     }
 
     @Test
@@ -307,7 +321,7 @@ class FirewallHalfTest {
             open++;
         }
         assertEquals(ENOSPC, answer);
-        assertTrue(open >= 1000 && expectations() <= 1000, open + " openings");
+        assertTrue(open >= 990 && expectations() <= 1000, open + " openings"); // it tries itself with two
         for (int i = 0; i < 20_000; i++) {
             answer = ask("192.0.2." + (2 + i % 100), i % 3 == 0 ? 443 : 22);
             assertTrue(answer == 0 || answer == ENOSPC, "" + answer);
@@ -372,6 +386,12 @@ class FirewallHalfTest {
             assertTrue(lab.getsIn(Lab.SERVER, 22), "connection " + i);
             assertFalse(lab.connects(Lab.SERVER, 22));
         }
+        assertEquals(0, ask(Lab.CLIENT, 22));
+        TimeUnit.MILLISECONDS.sleep(1500);
+        assertEquals(0, ask(Lab.CLIENT, 22));
+        assertTrue(lab.getsIn(Lab.SERVER, 22));
+        assertFalse(lab.connects(Lab.SERVER, 22), "the second one waits");
+        assertTrue(lab.getsIn(Lab.SERVER, 22), "until the time of the first is over");
     }
 
     @Test
@@ -435,6 +455,6 @@ class FirewallHalfTest {
                         && !line.contains("source: __") && !line.matches(".*source: (java|jdk|sun)\\..*"))
                 .toList();
         assertTrue(foreign.stream().anyMatch(line -> line.contains(" KnockknockFirewall source: file:")), foreign.toString());
-        assertTrue(foreign.stream().allMatch(line -> line.matches(".* (KnockknockFirewall|Netfilter|Libc)\\b.*")), foreign.toString());
+        assertTrue(foreign.stream().allMatch(line -> line.matches(".* (KnockknockFirewall|Netfilter|Openings|Libc)\\b.*")), foreign.toString());
     }
 }

@@ -194,6 +194,21 @@ final class Lab implements AutoCloseable {
         return command;
     }
 
+    /** A script's command with copies of its jars that every user can read, wherever JBang keeps its own. */
+    List<String> readable(List<String> command) throws Exception {
+        var jars = Files.createDirectories(work.resolve("jars"));
+        var readable = new ArrayList<>(command);
+        int at = command.indexOf("-classpath") + 1;
+        var path = new ArrayList<String>();
+        for (var jar : command.get(at).split(":")) {
+            must("cp", jar, jars.toString());
+            path.add(jars.resolve(Path.of(jar).getFileName()).toString());
+        }
+        readable.set(at, String.join(":", path));
+        must("chmod", "-R", "a+rX", jars.toString());
+        return readable;
+    }
+
     /** A command for the client as the user alice, whose home is the lab's. */
     List<String> asAlice(List<String> command) throws Exception {
         if (run(List.of("getent", "passwd", "alice")).exit != 0) { // gone when the lab is closed

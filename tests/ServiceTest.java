@@ -228,7 +228,7 @@ class ServiceTest {
         var work = lab.work.toString();
         var noNft = check("unshare", "--mount", "sh", "-c", without.formatted("nft"), work);
         assertSays(noNft, "problem  ", "the firewall half cannot work here");
-        assertTrue(noNft.err().contains("knockknock: the firewall half: nft (is nftables installed?): "), noNft.err());
+        assertTrue(noNft.err().contains("knockknock: the firewall half: nft: Cannot run program "), noNft.err());
 
         var unprivileged = check("setpriv", "--bounding-set=-net_admin");
         assertSays(unprivileged, "problem  ", "the firewall half did not start: ");

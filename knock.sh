@@ -1,12 +1,13 @@
 #!/bin/sh
-# knock.sh PORT HOST: one knock without any privilege, for phones (Termux) and whatever has no Java.
-# It sends what PROTOCOL.md calls the carrier "address": the beginning of an ordinary connection, to
-X
-# awk, and, for a HOST that is a name, getent or dig. The profile is that of the Java programs,
-# ~/.knockknock/HOST/: copy it as it is.
-# What it does not do: other carriers, IPv4, and a profile that Java's programs use at the same time,
-# as neither sees the lock of the other. Where no "ip route" tells the own address, as on many phones,
-# the knock is not bound to it (PROTOCOL.md 9.1), and a note says so.
+# knock.sh PORT HOST: one knock without any privilege, for phones (Termux) and all that has no Java.
+# It sends what PROTOCOL.md calls the carrier "address": it begins an ordinary connection, and where
+# that goes to is the sealed request. The server needs knock_address. Needed here: openssl, curl,
+# awk and, for a HOST that is a name, getent or dig. The profile is that of the Java programs,
+# ~/.knockknock/HOST/, as it is.
+# What it does not do: other carriers; IPv4; hide the keys from other users of this machine, who can
+# see them among openssl's arguments; share a profile with the Java programs at the same time, as
+# neither sees the other's lock. Where no "ip route" tells this system's own address, as on many
+# phones, the knock is not bound to it (PROTOCOL.md 9.1), and a note says so.
 set -eu
 export LC_ALL=C
 fail() { echo "knock.sh: $*" >&2; exit 1; }
@@ -18,12 +19,17 @@ port=$1 host=$2 profile=$HOME/.knockknock/$2
 cd "$profile" 2> /dev/null || fail "there is no profile $profile: copy one from the server"
 
 setting() { sed -n "s/^[[:space:]]*$1[[:space:]]*[=:]//p" config | tr -d ' \t\r'; }
-port_number() { case $1 in 0* | *[!0-9]* | ??????*) false ;; *) [ "${1:-0}" -gt 0 ] && [ "$1" -le 65535 ] ;; esac; }
+port_number() {
+    case $1 in '' | 0* | *[!0-9]* | ??????*) false ;; *) [ "$1" -le 65535 ] ;; esac
+}
 key() { # from base64 to hexadecimal
-    hex=$(openssl base64 -d < "$1" | od -An -v -tx1 | tr -d ' \n')
+    hex=$(openssl base64 -d < "$1" | hexadecimal)
     [ ${#hex} = 32 ] && echo "$hex" || fail "$profile/$1 is damaged: copy it from the server again"
 }
-bytes() { for byte in $(echo "$1" | sed 's/../0x& /g'); do printf "\\$(printf %03o "$byte")"; done; }
+hexadecimal() { od -An -v -tx1 | tr -d ' \n'; }
+bytes() { # from hexadecimal
+    for byte in $(echo "$1" | sed 's/../0x& /g'); do printf "\\$(printf %03o "$byte")"; done
+}
 words() { # of an IPv6 address: 32 hexadecimal digits; nothing if it is none
     echo "$1" | awk '/^[0-9a-fA-F:]+$/ && /:/ {
         for (given = gsub(/[0-9a-fA-F]+/, "&"); given < 8; given++) zeros = zeros ":0"
@@ -57,7 +63,8 @@ source=$(setting source)
 case $source in
 any) own= ;;
 *:*) own=$(words "$source") ;;
-*) own=$(words "$(ip -6 route get "$address" 2> /dev/null | sed -n 's/.* src \([0-9a-f:]*\).*/\1/p')")
+*) own=$(ip -6 route get "$address" 2> /dev/null | sed -n 's/.* src \([0-9a-f:]*\).*/\1/p')
+    own=$(words "$own")
     case $source:$own in
     *:) echo "knock.sh: note: not bound, as this system does not tell its own address" >&2 ;;
     bound:*) ;;
@@ -73,18 +80,23 @@ trap 'rmdir "$profile/lock"' EXIT
 trap 'exit 1' HUP INT TERM
 # 2, 3. Take the next counter; the disk has it as used before it is.
 counter=$(sed 's/^0*\([0-9]\)/\1/' counter)
-case $counter in '' | *[!0-9]* | ???????????*) fail "$profile/counter is damaged: it must be a number" ;; esac
+case $counter in
+'' | *[!0-9]* | ???????????*) fail "$profile/counter is damaged: it must be a number" ;;
+esac
 [ "$counter" -le 4294967295 ] || fail "all counters of $profile are used up: make a new profile"
 printf '%010d\n' $((counter + 1)) 1<> counter
 sync counter 2> /dev/null || sync
 # 4. Seal: (port || tag) XOR pad, of which the first 8 bytes are carried.
 port=$(printf %04x "$port")
 tag=$(bytes "$port$own" | openssl dgst -sha1 -mac HMAC -macopt "hexkey:$mac" | sed 's/.*[= ]//')
-pad=$(bytes "$(printf %032x "$counter")" | openssl enc -aes-128-ecb -nopad -K "$cipher" | od -An -v -tx1 | tr -d ' \n')
+pad=$(bytes "$(printf %032x "$counter")" \
+    | openssl enc -aes-128-ecb -nopad -K "$cipher" | hexadecimal)
 knock=$(echo "$server" | cut -c 1-16 | sed 's/..../&:/g')
 for at in 1-4 5-8 9-12 13-16; do
-    knock=$knock$(printf %04x: $((0x$(echo "$port$tag" | cut -c $at) ^ 0x$(echo "$pad" | cut -c $at))))
+    word=$(echo "$port$tag" | cut -c $at) mask=$(echo "$pad" | cut -c $at)
+    knock=$knock$(printf %04x: $((0x$word ^ 0x$mask)))
 done
+knock=${knock%:}
 # 5. Send one SYN. Nobody answers, and a second one would follow after a second.
-curl --silent --noproxy '*' --connect-timeout 0.3 "http://[${knock%:}]:$knock_port/" || [ $? = 28 ] \
-    || fail "the packet was not sent to ${knock%:}: is there a route for IPv6?"
+curl --silent --noproxy '*' --connect-timeout 0.3 "http://[$knock]:$knock_port/" || [ $? = 28 ] \
+    || fail "the packet was not sent to $knock: is there a route for IPv6?"

@@ -113,6 +113,18 @@ class AddressTest {
         }
     }
 
+    @Test
+    void theVectorsInTheProtocolDocumentAreAmongThem() throws Exception {
+        var known = Files.readString(Path.of("tests/vectors-address.csv"));
+        var rows = Pattern.compile("\\| ([0-9a-f]{32}) \\| ([0-9a-f]{32}) \\| (\\d+) \\| (\\d+) \\| (\\S+) \\| (\\S+) \\| ([0-9a-f]{4}(?::[0-9a-f]{4}){7}) \\|")
+                .matcher(Files.readString(Path.of("PROTOCOL.md"))).results().toList();
+        assertEquals(4, rows.size());
+        for (var row : rows) {
+            var start = String.join(",", row.group(1), row.group(2), row.group(3), row.group(4), row.group(5).replace("none", ""), row.group(6));
+            assertTrue(Pattern.compile("(?m)^" + start + ",[0-9a-f]{16}," + row.group(7) + "$").matcher(known).find(), row.group());
+        }
+    }
+
     private static Optional<KnockWindow.Request> open(KnockCodec codec, InetAddress knock, byte[] source, long next, KnockWindow.Terms terms) {
         return new KnockWindow(codec, terms, Math.min(next, Counter.LAST + 1)).open(knock.getAddress(), source);
     }

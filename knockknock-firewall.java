@@ -32,7 +32,7 @@ import static java.nio.charset.StandardCharsets.US_ASCII;
  * Here stands what may be asked for and in whose name; the rest is in the three files above.
  */
 final class KnockknockFirewall {
-    private static final int EIO = 5, EACCES = 13, TCP = 6, UDP = 17; // IPPROTO_*
+    private static final int EIO = 5, EACCES = 13, IPPROTO_TCP = 6, IPPROTO_UDP = 17;
     private static final int RULES = 4; // that knockknock.nft has
     private static final String CLEAR = "add table inet knockknock; delete table inet knockknock\n";
     /** proc_pid_status(5) of one who is not root and has no capability but CAP_NET_ADMIN (12). */
@@ -79,7 +79,7 @@ final class KnockknockFirewall {
         // A trial of two openings, which loads what the first knocks take. Port 0 is no service's.
         var own = InetAddress.ofLiteral("127.0.0.1");
         NetworkInterface.getByInetAddress(own);
-        var trial = new Netfilter.Flow(own, own, TCP, 0);
+        var trial = new Netfilter.Flow(own, own, IPPROTO_TCP, 0);
         int error = openings.letIn(trial);
         openings.letIn(trial);
         kernel.about(Netfilter.EXP_DELETE, trial);
@@ -118,7 +118,7 @@ final class KnockknockFirewall {
                 || NetworkInterface.getByInetAddress(destination) == null) {
             return EACCES;
         }
-        int protocol = udp.get(port) ? UDP : TCP;
+        int protocol = udp.get(port) ? IPPROTO_UDP : IPPROTO_TCP;
         return openings.letIn(new Netfilter.Flow(source, destination, protocol, port));
     }
 

@@ -143,7 +143,8 @@ final class FirewallPipe {
             }
         }
         if (opened > 0 && error > 0) {
-            say("opened " + opened + " of " + connections + " times, as more are not over:", opening);
+            say("opened, but only for " + opened + " of " + connections + " connections,",
+                    opening);
             return;
         }
         switch (error) {

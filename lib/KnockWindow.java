@@ -58,7 +58,7 @@ final class KnockWindow {
         return open(fields.carried(), fields.translated() ? 2 : 0, source);
     }
 
-    /** The same with the 8 bytes that an address carries: too few where any port may be asked for. */
+    /** The same for what an address carries, 8 bytes: too few where any port may be asked for. */
     Optional<Request> open(byte[] address, byte[] source) {
         return terms.ports.isEmpty() ? Optional.empty()
                 : open(Arrays.copyOfRange(address, 8, 16), 0, source);

@@ -24,33 +24,35 @@ final class Netfilter {
     static final int EXP_DELETE = 2 << 8 | 2, GETRULE = 10 << 8 | 7, NEWGEN = 10 << 8 | 15;
     private static final int ACK = 4, EXCL = 0x200, CREATE = 0x400, DUMP = 0x300; // NLM_F_*
     private static final int DONE = 3; // NLMSG_DONE; NLMSG_ERROR is 2: each ends an answer
+    private static final int AF_NETLINK = 16, SOCK_RAW = 3, NETLINK_NETFILTER = 12;
+    private static final int AF_INET = 2, AF_INET6 = 10, NFPROTO_INET = 1, IPPROTO_TCP = 6;
     private static final int NESTED = 0x8000; // NLA_F_NESTED
     private static final int ENOENT = 2, EEXIST = 17, ENOBUFS = 105;
     private static final SecureRandom RANDOM = new SecureRandom();
 
     /** One connection, or for UDP one flow, from any port: as CTA_EXPECT_TUPLE has it. */
-    record Flow(boolean v4, ByteBuffer tuple) {
+    record Flow(int family, ByteBuffer tuple) {
         Flow(InetAddress from, InetAddress to, int protocol, int port) {
-            this(from instanceof Inet4Address,
+            this(from instanceof Inet4Address ? AF_INET : AF_INET6,
                     ByteBuffer.wrap(Netfilter.tuple(2, from, to, protocol, 0, port)));
         }
 
         /** That of a message about an expectation, which begins with it. */
         Flow(ByteBuffer message) {
             var tuple = Arrays.copyOfRange(message.array(), 20, 20 + message.getShort(20));
-            this(message.get(16) == 2, ByteBuffer.wrap(tuple)); // AF_INET
+            this(message.get(16), ByteBuffer.wrap(tuple)); // struct nfgenmsg: family
         }
     }
 
     private final ByteBuffer buffer = // more than the kernel sends at once
             ByteBuffer.allocateDirect(1 << 16).order(ByteOrder.nativeOrder());
     private final long address = MemorySegment.ofBuffer(buffer).address();
-    private final long socket = must(Libc.call("socket", 16, 3, 12)); // AF_NETLINK, SOCK_RAW,
-    // NETLINK_NETFILTER
+    private final long socket =
+            must(Libc.call("socket", AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER));
 
     /** With {@code groups}, a bit for each NFNLGRP_*, it hears what the kernel tells everybody. */
     Netfilter(int groups) {
-        buffer.putShort(0, (short) 16).putInt(8, groups); // struct sockaddr_nl
+        buffer.putShort(0, (short) AF_NETLINK).putInt(8, groups); // struct sockaddr_nl
         must(Libc.call("bind", socket, address, 12));
     }
 
@@ -91,13 +93,14 @@ final class Netfilter {
     }
 
     /** How many rules a chain of a table of family inet has. */
-    int rules(String table, String chain) { // NFPROTO_INET, NFTA_RULE_TABLE, NFTA_RULE_CHAIN
-        return ask(message(GETRULE, DUMP, 1, text(1, table), text(2, chain))).size() - 1; // DONE
+    int rules(String table, String chain) { // NFTA_RULE_TABLE, NFTA_RULE_CHAIN
+        return ask(message(GETRULE, DUMP, NFPROTO_INET, text(1, table), text(2, chain))).size()
+                - 1; // the NLMSG_DONE behind them
     }
 
     /** Looks for a flow's expectation (EXP_GET), or ends it (EXP_DELETE): 0, or an errno. */
     int about(int type, Flow flow) {
-        return error(ask(message(type, ACK, flow.v4 ? 2 : 10, flow.tuple.array())).getLast());
+        return error(ask(message(type, ACK, flow.family, flow.tuple.array())).getLast());
     }
 
     private static int error(ByteBuffer answer) {
@@ -112,17 +115,18 @@ final class Netfilter {
         // The kernel wants a master with a helper, and ftp's is everywhere. It opens what it reads
         // in its master's packets: so the master is made up, and lies on loopback between two
         // random ports, and no packet is its own.
-        int family = flow.v4 ? 2 : 10, tcp = 6; // AF_INET, AF_INET6, IPPROTO_TCP
-        var own = InetAddress.ofLiteral(flow.v4 ? "127.0.0.1" : "::1");
-        var ones = InetAddress.ofLiteral(flow.v4 ? "255.255.255.255" : "ffff" + ":ffff".repeat(7));
+        int family = flow.family;
+        var own = InetAddress.ofLiteral(family == AF_INET ? "127.0.0.1" : "::1");
+        var ones = InetAddress.ofLiteral(family == AF_INET ? "255.255.255.255"
+                : "ffff" + ":ffff".repeat(7));
         int x = 1 + RANDOM.nextInt(65535), y = 1 + RANDOM.nextInt(65535);
         var time = number(4, (int) seconds);
-        var master = tuple(1, own, own, tcp, x, y); // CTA_TUPLE_ORIG, CTA_EXPECT_MASTER
+        var master = tuple(1, own, own, IPPROTO_TCP, x, y); // CTA_TUPLE_ORIG, CTA_EXPECT_MASTER
         byte[][] expectation = {flow.tuple.array(), master,
-            tuple(3, ones, ones, tcp, 0, 65535), // CTA_EXPECT_MASK: from any port
+            tuple(3, ones, ones, IPPROTO_TCP, 0, 65535), // CTA_EXPECT_MASK: from any port
             attribute(4, time)}; // CTA_EXPECT_TIMEOUT
         var said = ask(message(CT_NEW, ACK | CREATE | EXCL, family, master,
-                        tuple(2, own, own, tcp, y, x), // CTA_TUPLE_REPLY
+                        tuple(2, own, own, IPPROTO_TCP, y, x), // CTA_TUPLE_REPLY
                         attribute(3, number(4, 8 | 4)), // CTA_STATUS: IPS_CONFIRMED, without which
                         // it is EBUSY, and IPS_ASSURED, without which a full table drops it
                         attribute(NESTED | 4, attribute(NESTED | 1, // CTA_PROTOINFO, _TCP

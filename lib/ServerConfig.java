@@ -51,8 +51,8 @@ record ServerConfig(int delay, Optional<Integer> errorWindow, Optional<InetAddre
                     + " unprivileged ones");
         }
         return new ServerConfig(number(config, "delay", 3600).orElse(15),
-                number(config, "error_window", 10_000), knockAddress(config), log.toAbsolutePath(), name,
-                Integer.parseInt(user.get(2)), group, logGroups(log));
+                number(config, "error_window", 10_000), knockAddress(config),
+                log.toAbsolutePath(), name, Integer.parseInt(user.get(2)), group, logGroups(log));
     }
 
     private static Optional<InetAddress> knockAddress(Config config) {

@@ -148,6 +148,8 @@ class AddressTest {
         startServer();
         assertTrue(lab.said().contains("ready: knock ports 666 and addresses 2001:db8:1:2:0:0:0:0/64, log"), lab.said());
         assertFalse(lab.connects(HOST, 22));
+        lab.mustOn("server", "ip6tables", "-t", "raw", "-A", "PREROUTING", "-p", "tcp", "--dport", "666", "-j", "LOG", "--log-tcp-sequence",
+                "--log-tcp-options", "--log-ip-options"); // a copy of each line, as a host's own rule makes it
         var syns = syns("tcp and not host " + HOST, 7.5, () -> {
             assertEquals("", knockAsAlice());
             awaitOpened(1);
@@ -156,6 +158,7 @@ class AddressTest {
         assertEquals(1, syns.size(), syns.toString());
         assertTrue(syns.getFirst().contains("Flags [S]"), syns.toString());
         assertEquals("", lab.mustOn("client", "ss", "-Htn", "dport = :666"), "no socket is left");
+        assertEquals(0, lab.said("refused"), "the copy is passed over: " + lab.said());
     }
 
     @Test

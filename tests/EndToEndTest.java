@@ -160,6 +160,15 @@ class EndToEndTest {
     }
 
     @Test
+    void aKnockThatOpensForSomeOfItsConnectionsOnlySaysForHowMany() throws Exception {
+        lab.addSetting(lab.dir.resolve("profiles/laptop"), "connections = 30");
+        startServer();
+        lab.knock(22, Lab.SERVER);
+        lab.knock(22, Lab.SERVER);
+        assertEquals(1, lab.said("opened, but only for 20 of 30 connections, port 22 for " + Lab.CLIENT), lab.said());
+    }
+
+    @Test
     void aProfileWithoutOpenPortsOpensNoPortOfUdp() throws Exception {
         lab.profile("phone", 777, "phone");
         lab.addSetting(lab.dir.resolve("profiles/phone"), "open_ports = 53/udp");

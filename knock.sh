@@ -11,6 +11,7 @@
 set -eu
 export LC_ALL=C
 fail() { echo "knock.sh: $*" >&2; exit 1; }
+[ $((65536 * 65536)) = 4294967296 ] || fail "this shell counts to 2^31 only: use dash or bash"
 [ $# = 2 ] || { echo "usage: knock.sh PORT HOST; its first lines say more" >&2; exit 2; }
 for program in openssl curl awk; do
     command -v $program > /dev/null || fail "there is no $program: install it"
@@ -23,6 +24,10 @@ port_number() {
     case $1 in '' | 0* | *[!0-9]* | ??????*) false ;; *) [ "$1" -le 65535 ] ;; esac
 }
 key() { # from base64 to hexadecimal
+    case $(ls -ld "$1") in
+    -???------*) ;;
+    *) fail "$profile/$1 is open to other users: chmod 600 $profile/$1" ;;
+    esac
     hex=$(openssl base64 -d < "$1" | hexadecimal)
     [ ${#hex} = 32 ] && echo "$hex" || fail "$profile/$1 is damaged: copy it from the server again"
 }
@@ -31,7 +36,7 @@ bytes() { # from hexadecimal
     for byte in $(echo "$1" | sed 's/../0x& /g'); do printf "\\$(printf %03o "$byte")"; done
 }
 words() { # of an IPv6 address: 32 hexadecimal digits; nothing if it is none
-    echo "$1" | awk '/^[0-9a-fA-F:]+$/ && /:/ {
+    echo "$1" | awk '/^[0-9a-fA-F:]+$/ && /:/ && !/::.*::|:::|[^:][^:][^:][^:][^:]/ {
         for (given = gsub(/[0-9a-fA-F]+/, "&"); given < 8; given++) zeros = zeros ":0"
         sub(/::/, zeros ":")
         n = split(tolower($0), word, ":")
@@ -56,16 +61,18 @@ case $host in
     | awk '/:/ && !/^(::ffff:|64:ff9b:)/ { print $1; exit }') ;;
 esac
 server=$(words "$address")
-[ ${#server} = 32 ] || fail "no IPv6 address of $host is known here, and this carrier takes one"
+[ ${#server} = 32 ] || fail "no IPv6 address of $host is known (getent or dig looks it up)"
 
 # Whom the knock is for: PROTOCOL.md 5.
 source=$(setting source)
 case $source in
 any) own= ;;
-*:*) own=$(words "$source") ;;
+*:*) own=$(words "$source")
+    [ ${#own} = 32 ] || fail "$profile/config: source = $source is no IPv6 address" ;;
 *) own=$(ip -6 route get "$address" 2> /dev/null | sed -n 's/.* src \([0-9a-f:]*\).*/\1/p')
     own=$(words "$own")
     case $source:$own in
+    bound:) fail "source = bound, but this system does not tell its own address" ;;
     *:) echo "knock.sh: note: not bound, as this system does not tell its own address" >&2 ;;
     bound:*) ;;
     *:20010db8* | *:3fff0*) own= ;; # for documentation
@@ -75,7 +82,12 @@ any) own= ;;
 esac
 
 # 1. Lock the counter.
-mkdir lock 2> /dev/null || fail "another knock.sh uses $profile; if none does: rmdir $profile/lock"
+tries=0
+until mkdir lock 2> /dev/null; do
+    tries=$((tries + 1))
+    [ $tries -lt 5 ] || fail "another knock.sh uses $profile; if none does: rmdir $profile/lock"
+    sleep 1
+done
 trap 'rmdir "$profile/lock"' EXIT
 trap 'exit 1' HUP INT TERM
 # 2, 3. Take the next counter; the disk has it as used before it is.
@@ -85,12 +97,13 @@ case $counter in
 esac
 [ "$counter" -le 4294967295 ] || fail "all counters of $profile are used up: make a new profile"
 printf '%010d\n' $((counter + 1)) 1<> counter
-sync counter 2> /dev/null || sync
+sync counter
 # 4. Seal: (port || tag) XOR pad, of which the first 8 bytes are carried.
 port=$(printf %04x "$port")
 tag=$(bytes "$port$own" | openssl dgst -sha1 -mac HMAC -macopt "hexkey:$mac" | sed 's/.*[= ]//')
 pad=$(bytes "$(printf %032x "$counter")" \
     | openssl enc -aes-128-ecb -nopad -K "$cipher" | hexadecimal)
+[ ${#tag}:${#pad} = 40:32 ] || fail "openssl did not do its work; the counter is used up"
 knock=$(echo "$server" | cut -c 1-16 | sed 's/..../&:/g')
 for at in 1-4 5-8 9-12 13-16; do
     word=$(echo "$port$tag" | cut -c $at) mask=$(echo "$pad" | cut -c $at)
@@ -98,5 +111,5 @@ for at in 1-4 5-8 9-12 13-16; do
 done
 knock=${knock%:}
 # 5. Send one SYN. Nobody answers, and a second one would follow after a second.
-curl --silent --noproxy '*' --connect-timeout 0.3 "http://[$knock]:$knock_port/" || [ $? = 28 ] \
-    || fail "the packet was not sent to $knock: is there a route for IPv6?"
+curl -q -g -s -o /dev/null --noproxy '*' -m 0.3 "http://[$knock]:$knock_port/" || status=$?
+[ ${status-0} = 28 ] || fail "curl ended with ${status-0}: is the network of $address routed to it?"

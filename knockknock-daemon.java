@@ -203,14 +203,11 @@ final class KnockknockDaemon implements Callable<Integer> {
         var receiver = receivers.get(syn.knockPort());
         var profile = receiver.profile;
         var source = syn.source().getAddress();
-        var request = receiver.window.open(syn.fields(), source);
-        var destination = syn.destination();
-        if (request.isEmpty() && config.carriesKnocks(destination)) { // an address can be one
-            request = receiver.window.open(destination.getAddress(), source);
-            destination = config.knockAddress().get();
-        }
+        boolean isAddress = config.carriesKnocks(syn.destination());
+        var request = isAddress ? receiver.window.open(syn.destination().getAddress(), source)
+                : receiver.window.open(syn.fields(), source);
         if (request.isEmpty()) {
-            receiver.refuse(syn.source(), config.carriesKnocks(syn.destination())
+            receiver.refuse(syn.source(), isAddress
                     ? "; knocks in an address open only if the profile has open_ports"
                     : syn.fields().translated() ? "; a translator (NAT64) on its way has replaced"
                     + " what carries the port: such knocks open only if the profile has open_ports"
@@ -229,6 +226,7 @@ final class KnockknockDaemon implements Callable<Integer> {
         }
         lastAccepted = found;
         // 6. Let one connection in, or as many as the profile says.
+        var destination = isAddress ? config.knockAddress().get() : syn.destination();
         firewall.letIn(new FirewallPipe.Opening(syn.source(), destination, port,
                 profile.name()), profile.config());
         receiver.window.moveTo(next);

@@ -104,7 +104,11 @@ final class KnockknockProxy implements Callable<Integer> {
         var directory = Path.of(System.getProperty("user.home"), ".knockknock");
         boolean raw = false;
         for (var profile : ProfileConfig.list(directory)) {
-            raw |= !ProfileConfig.read(profile).carrier().equals("address");
+            try {
+                raw |= !ProfileConfig.read(profile).carrier().equals("address");
+            } catch (Failure e) {
+                Cli.complain("warning: " + e.getMessage());
+            }
         }
         sender = KnockSender.open(raw);
         profiles = new Profiles(directory);

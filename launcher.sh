@@ -15,6 +15,16 @@ start() { # java, after the words of the first argument; a user without a passwd
         "@$lib/$command.options" "-Duser.dir=${PWD:-/}" -jar "$lib/$command.jar" "$@"
 }
 
+needs_nothing() { # whether the carrier of the profile that is named, or of all, is address
+    case " $* " in *' --classic '*) return 1 ;; esac
+    address='^[[:space:]]*carrier[[:space:]]*[=:][[:space:]]*address[[:space:]]*$'
+    [ "$(grep -ELs "$address" "${HOME-}"/.knockknock/*/config)" ] || return 0
+    for host in "$@"; do
+        ! grep -Eqs "$address" "${HOME-}/.knockknock/$host/config" || return 0
+    done
+    return 1
+}
+
 # This shell's effective user and capabilities (proc_pid_status(5)), without starting id and sed.
 while read -r key first second _; do
     case $key in
@@ -27,8 +37,12 @@ case $command in
 knockknock | knockknock-proxy) # CAP_NET_RAW alone, and the user who asked sudo or doas
     case $capabilities in *[2367abef]???) net_raw=yes ;; *) net_raw= ;; esac # bit 13
     if [ "$user" = 0 ]; then
-        [ "$net_raw" ] || fail "root has no CAP_NET_RAW here: a container needs --cap-add=NET_RAW"
         only=-all,+net_raw
+        if [ -z "$net_raw" ]; then
+            only=-all
+            needs_nothing "$@" \
+                || fail "root has no CAP_NET_RAW here: a container needs --cap-add=NET_RAW"
+        fi
         setpriv="setpriv --bounding-set $only --inh-caps $only --ambient-caps $only --no-new-privs"
         uid=${SUDO_UID-} gid=${SUDO_GID-}
         if [ -n "${DOAS_USER-}" ]; then
@@ -41,13 +55,7 @@ knockknock | knockknock-proxy) # CAP_NET_RAW alone, and the user who asked sudo 
     fi
     [ -z "$net_raw" ] || start '' "$@"
     case ${1-} in --counter*) start '' "$@" ;; esac # sends nothing
-    # Nor does the carrier address need it: that of all profiles, or of one that is named.
-    address='^[[:space:]]*carrier[[:space:]]*[=:][[:space:]]*address[[:space:]]*$'
-    profiles=${HOME-}/.knockknock
-    [ "$(grep -ELs "$address" "$profiles"/*/config)" ] || start '' "$@"
-    for host in "$@"; do
-        ! grep -Eqs "$address" "$profiles/$host/config" || start '' "$@"
-    done
+    ! needs_nothing "$@" || start '' "$@"
     ;;
 knockknock-daemon | knockknock-genprofile) [ "$user" != 0 ] || start '' "$@" ;;
 *) fail "$0 is none of knockknock's commands: start them by their own names" ;;

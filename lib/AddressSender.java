@@ -25,7 +25,7 @@ final class AddressSender {
             socket.connect(new InetSocketAddress(server, port));
             var own = (InetSocketAddress) socket.getLocalAddress();
             return new Route(own.getAddress(), 0);
-        } catch (IOException e) {
+        } catch (IOException | UnsupportedOperationException e) { // the latter without any IPv6
             throw new Failure("no route to " + server.getHostAddress() + from.map(own -> " from "
                     + own.getHostAddress()).orElse("") + " (" + e.getMessage()
                     + "): is the network up?");
@@ -36,7 +36,10 @@ final class AddressSender {
     static void send(InetAddress source, InetAddress knock, int knockPort) throws IOException {
         try (var socket = SocketChannel.open(StandardProtocolFamily.INET6)) {
             socket.configureBlocking(false);
-            socket.bind(new InetSocketAddress(source, 0));
+            // A socket that is bound has another kind of source port than one that is not.
+            if (!route(knock, knockPort, Optional.empty()).source().equals(source)) {
+                socket.bind(new InetSocketAddress(source, 0));
+            }
             socket.connect(new InetSocketAddress(knock, knockPort));
         }
     }

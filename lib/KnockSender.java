@@ -34,7 +34,11 @@ final class KnockSender {
      */
     static KnockSender open(boolean raw) throws IOException {
         long capabilities = Sudo.status("CapEff", 16);
-        if (!raw && capabilities == 0) {
+        if (!raw) {
+            if (capabilities != 0) { // root's, or those that systemd gives to whoever logs in
+                Sudo.withoutRoot();
+                Sys.dropCapabilities();
+            }
             return new KnockSender(NONE, NONE);
         }
         boolean permitted = (capabilities >> CAP_NET_RAW & 1) == 1;

@@ -42,7 +42,8 @@ record ProfileConfig(int knockPort, Optional<Ports> openPorts, int connections, 
         if (source.isPresent() && !source.get().matches("any|bound") && !isAddress(source.get())) {
             throw config.bad("source", "write any, bound, or an address");
         }
-        var ipVersion = config.get("ip_version");
+        var ipVersion = config.get("ip_version").or(
+                () -> carrier.equals("address") ? Optional.of("6") : Optional.empty());
         if (ipVersion.isPresent() && !ipVersion.get().matches("[46]")) {
             throw config.bad("ip_version", "write 4 or 6");
         }

@@ -1,6 +1,8 @@
 import java.io.IOException;
 import java.net.Inet6Address;
 import java.net.InetAddress;
+import java.net.NetworkInterface;
+import java.net.SocketException;
 import java.net.UnknownHostException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
@@ -81,11 +83,11 @@ record ServerConfig(int delay, Optional<Integer> errorWindow, Optional<InetAddre
         }
     }
 
-    /** Whether an address is one of the /64 that can carry a knock, but not knock_address. */
-    boolean carriesKnocks(InetAddress address) {
+    /** Whether an address can be a knock: in the /64 of knock_address, and not this host's. */
+    boolean carriesKnocks(InetAddress address) throws SocketException {
         return knockAddress.isPresent() && address instanceof Inet6Address
-                && !address.equals(knockAddress.get()) && Arrays.equals(address.getAddress(), 0, 8,
-                        knockAddress.get().getAddress(), 0, 8);
+                && Arrays.equals(address.getAddress(), 0, 8, knockAddress.get().getAddress(), 0, 8)
+                && NetworkInterface.getByInetAddress(address) == null;
     }
 
     private static Optional<Integer> number(Config config, String key, int most) {

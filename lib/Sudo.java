@@ -54,6 +54,15 @@ final class Sudo {
         return again(SUDO, setpriv, SECOND_START);
     }
 
+    /** Root goes on as uid 0 without any capability. */
+    static void withoutRoot() throws IOException {
+        if (Sys.uid() == 0 && !isSecondStart()) {
+            throw again(List.of(), List.of("/usr/bin/setpriv", "--bounding-set", "-all",
+                    "--inh-caps", "-all", "--ambient-caps", "-all", "--no-new-privs"),
+                    SECOND_START);
+        }
+    }
+
     private static boolean isSecondStart() {
         return System.getProperty(SECOND_START.substring(2)) != null;
     }
@@ -83,7 +92,8 @@ final class Sudo {
         command.add("-Duser.dir=" + Sys.readLink("/proc/self/cwd")); // where file names begin
         var own = zeroTerminated("/proc/self/cmdline").skip(1).toList();
         int classPath = 1 + own.indexOf("-classpath");
-        if (classPath > 0) { // the JVM verifies nothing there: 0.34 s of processor, not 0.59
+        if (classPath > 0 && classPath < own.size()) {
+            // The JVM verifies nothing there: 0.34 s of processor, not 0.59.
             command.add("-Xbootclasspath/a:" + own.get(classPath).replaceFirst("[^:]*:", ""));
         }
         command.addAll(own);

@@ -162,6 +162,30 @@ class AddressTest {
     }
 
     @Test
+    void rootAndWhoeverHasAnotherCapabilityKnocksWithoutThemToo() throws Exception {
+        startServer();
+        var command = script("knockknock", "-p", "22", HOST);
+        // As systemd gives to all who log in; root of a container that drops CAP_NET_RAW; root.
+        for (var setpriv : List.of(List.of("--reuid=alice", "--regid=alice", "--clear-groups", "--inh-caps=-all,+wake_alarm",
+                "--ambient-caps=-all,+wake_alarm"), List.of("--bounding-set=-net_raw"), List.of("--bounding-set=+all"))) {
+            lab.asAlice(command); // makes her, and the home hers
+            if (!setpriv.getFirst().contains("alice")) {
+                lab.must("chown", "-R", "root", lab.home.toString());
+            }
+            var all = new ArrayList<>(List.of("ip", "netns", "exec", "client", "setpriv"));
+            all.addAll(setpriv);
+            all.addAll(command);
+            long before = lab.said(OPENED);
+            assertEquals(new Lab.Result(0, "", ""), lab.run(all));
+            awaitOpened((int) before + 1);
+        }
+        var installed = lab.install().resolve("knockknock").toString();
+        lab.mustOn("client", "unshare", "--mount", "sh", "-c", "mount --bind \"$0\" /root && exec setpriv --bounding-set=-net_raw " + installed
+                + " -p 22 " + HOST, lab.home.toString());
+        awaitOpened(4);
+    }
+
+    @Test
     void itLoadsNothingThatMakesForeignCalls() throws Exception {
         startServer();
         var command = new ArrayList<>(script("knockknock", "-p", "22", HOST));
@@ -323,7 +347,9 @@ class AddressTest {
         startServer();
         lab.must("cp", "-a", lab.clientProfile(HOST).toString(), lab.clientProfile(Lab.SERVER).toString());
         var four = lab.run(asAliceAlone(script("knockknock", "-p", "22", Lab.SERVER)));
-        assertEquals(new Lab.Result(1, "", "knockknock: 192.0.2.1 has no IPv6 address of its own, which the carrier address needs\n"), four);
+        assertEquals(new Lab.Result(1, "", "knockknock: 192.0.2.1 has no IPv6 address\n"), four);
+        var version4 = lab.run(asAliceAlone(script("knockknock", "-4", "-p", "22", Lab.SERVER)));
+        assertEquals(new Lab.Result(1, "", "knockknock: 192.0.2.1 has no IPv6 address of its own, which the carrier address needs\n"), version4);
         assertEquals("0000000000\n", Files.readString(lab.clientProfile(Lab.SERVER).resolve("counter")));
         var closed = lab.run(asAliceAlone(script("knockknock", "-p", "23", HOST)));
         assertTrue(closed.err().contains("does not open port 23"), closed.err());
@@ -374,13 +400,16 @@ class AddressTest {
         }
         var constant = new ArrayList<String>();
         var described = new ArrayList<String>();
+        var parities = new ArrayList<Integer>();
         for (var file : files) {
             var packet = WireTest.packets(file).getFirst();
+            parities.add(packet[41] & 1);
             ByteBuffer.wrap(packet).putLong(32, 0).putShort(42, (short) 0); // the address's lower half, the port
             constant.add(WireTest.constantBytes(packet));
             described.add(WireTest.p0f(lab, file));
         }
         assertEquals(constant.get(1), constant.get(0));
+        assertEquals(parities.get(1), parities.get(0), "of the source ports, which a kernel chooses otherwise for a socket that is bound");
         assertEquals(described.get(1), described.get(0));
     }
 
@@ -391,7 +420,8 @@ class AddressTest {
         var knockSh = Files.copy(Path.of("knock.sh"), lab.work.resolve("knock.sh"));
         var command = new ArrayList<>(List.of(shell.split(" ")));
         command.addAll(List.of(knockSh.toString(), "22", HOST));
-        command.addAll(0, List.of("env", "HOME=" + lab.home));
+        command.addAll(0, List.of("env", "HOME=" + lab.home, "http_proxy=http://127.0.0.1:9", "ALL_PROXY=socks5://127.0.0.1:9"));
+        Files.writeString(lab.home.resolve(".curlrc"), "retry = 2\n");
         lab.must("chmod", "755", knockSh.toString());
         var syns = syns("not host " + HOST + " and tcp", 1.5, () -> {
             for (int i = 1; i <= 3; i++) {
@@ -424,6 +454,11 @@ class AddressTest {
         assertTrue(lab.run(asAliceAlone(command)).err().contains("counter is damaged"));
         Files.writeString(lab.clientProfile(HOST).resolve("counter"), "4294967296\n");
         assertTrue(lab.run(asAliceAlone(command)).err().contains("are used up"));
+        lab.must("chmod", "644", lab.clientProfile(HOST).resolve("mac.key").toString());
+        assertTrue(lab.run(asAliceAlone(command)).err().contains("mac.key is open to other users"));
+        lab.must("chmod", "600", lab.clientProfile(HOST).resolve("mac.key").toString());
+        lab.addSetting(lab.clientProfile(HOST), "source = 1:2:3");
+        assertTrue(lab.run(asAliceAlone(command)).err().contains("config: "), "a source that is none");
         Files.createDirectory(lab.clientProfile(HOST).resolve("lock"));
         assertTrue(lab.run(asAliceAlone(command)).err().contains("rmdir "));
         assertTrue(Files.exists(lab.clientProfile(HOST).resolve("lock")));

@@ -18,9 +18,11 @@ start() { # java, after the words of the first argument; a user without a passwd
 needs_nothing() { # whether the carrier of the profile that is named, or of all, is address
     case " $* " in *' --classic '*) return 1 ;; esac
     address='^[[:space:]]*carrier[[:space:]]*[=:][[:space:]]*address[[:space:]]*$'
-    [ "$(grep -ELs "$address" "${HOME-}"/.knockknock/*/config)" ] || return 0
+    profiles=${HOME-}/.knockknock
+    [ "$(grep -Els "$address" "$profiles"/*/config)" ] || return 1
+    [ "$(grep -ELs "$address" "$profiles"/*/config)" ] || return 0
     for host in "$@"; do
-        ! grep -Eqs "$address" "${HOME-}/.knockknock/$host/config" || return 0
+        ! grep -Eqs "$address" "$profiles/$host/config" || return 0
     done
     return 1
 }

@@ -149,7 +149,9 @@ class ElsewhereTest {
         "installed, '-net_raw', root has no CAP_NET_RAW here: a container needs --cap-add=NET_RAW",
         "checkout, '-net_raw', 'nobody has CAP_NET_RAW here, not even root: a container needs --cap-add=NET_RAW'"})
     void aContainersRootIsToldOnceWhatItLacks(String kind, String capabilities, String says) throws Exception {
-        assertSays(says, run(rootWith(capabilities), client(kind, "-p", "22", Lab.SERVER)));
+        lab.must("chown", "-R", "root", lab.home.toString());
+        var asHome = List.of("unshare", "--mount", "sh", "-c", "mount --bind \"$0\" /root && exec \"$@\"", lab.home.toString());
+        assertSays(says, run(asHome, Stream.concat(rootWith(capabilities).stream(), client(kind, "-p", "22", Lab.SERVER).stream()).toList()));
     }
 
     @ParameterizedTest

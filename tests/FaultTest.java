@@ -126,11 +126,11 @@ class FaultTest {
     }
 
     @Test
-    void noLineIsAcceptedTwiceThroughFortyCrashes() throws Exception {
+    void noLineIsAcceptedTwiceThroughTwentyFiveCrashes() throws Exception {
         var random = new Random(7);
         var accepted = new StringBuilder();
         int counter = 0;
-        for (int round = 0; round < 40; round++) {
+        for (int round = 0; round < 25; round++) {
             startDaemon();
             append(accepted.toString()); // every replay, and then a new one, which shows that all before it were read
             append(line(counter, 1000 + counter++));
@@ -312,7 +312,7 @@ class FaultTest {
         }
         Lab.await("the flood on the knock port", () -> lab.said("refused: not authentic") >= 1);
         var millis = new ArrayList<Long>();
-        for (int i = 1; i <= 50; i++) {
+        for (int i = 1; i <= 30; i++) {
             int port = 100 + i;
             lab.must(lab.knockCommand("-p", "" + port, Lab.SERVER));
             long sent = System.nanoTime();
@@ -320,7 +320,7 @@ class FaultTest {
             millis.add((System.nanoTime() - sent) / 1_000_000);
         }
         millis.sort(null);
-        assertTrue(millis.get(25) < 100, "median of " + millis + " ms");
+        assertTrue(millis.get(15) < 100, "median of " + millis + " ms");
     }
 
     @Test
@@ -339,7 +339,7 @@ class FaultTest {
         int killed = 0;
         int port = 1000; // another one each time, so that no opening waits for a connection of the one before
         long start = System.nanoTime();
-        while (System.nanoTime() - start < 30_000_000_000L || port < 1140) {
+        while (System.nanoTime() - start < 15_000_000_000L || port < 1070) {
             running.removeIf(process -> !process.isAlive());
             while (running.size() < 8) {
                 running.add(lab.start(lab.work.resolve("clients"), List.of(lab.knockCommand("-p", "" + port++, Lab.SERVER))));
@@ -358,7 +358,7 @@ class FaultTest {
         for (var process : running) {
             process.waitFor();
         }
-        assertTrue(proxy.isAlive() && killed > 25);
+        assertTrue(proxy.isAlive() && killed > 12);
         tcpdump.destroy();
         tcpdump.waitFor();
         var counters = new ArrayList<Long>(); // in the order in which they arrived
@@ -368,7 +368,7 @@ class FaultTest {
                     OptionalLong.of(Long.parseLong(packet.group(3))), false);
             counters.add(CodecTest.open(codec, fields, new byte[4], 0, CodecTest.terms(10_000, false)).orElseThrow().counter());
         }
-        assertTrue(counters.size() > 100, "packets: " + counters.size());
+        assertTrue(counters.size() > 50, "packets: " + counters.size());
         assertEquals(counters.size(), new HashSet<>(counters).size(), "a counter was used twice");
         // Packets of two processes can overtake each other on two processors, and one that comes after its successor is refused.
         assertTrue(lab.said("opened port") >= counters.size() * 0.98, lab.said("opened port") + " of " + counters.size());

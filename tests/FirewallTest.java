@@ -254,7 +254,7 @@ class FirewallTest {
         knock(); // and now all that it needs is loaded
         assertOpen("for one");
         long before = peakKilobytes(half);
-        for (int i = 0; i < 3; i++) {
+        for (int i = 0; i < 2; i++) {
             sh("server", "nft delete table inet knockknock");
             Lab.await("the log rule", () -> rules("tables").contains("inet knockknock"));
             knock();

@@ -183,7 +183,9 @@ final class Lab implements AutoCloseable {
             var command = new ArrayList<>(List.of(System.getProperty("java.home") + "/bin/java"));
             command.addAll(List.of(source.lines().filter(l -> l.startsWith("//RUNTIME_OPTIONS ")).findFirst().orElseThrow()
                     .substring("//RUNTIME_OPTIONS ".length()).split(" ")));
-            command.addAll(List.of("-classpath", must(System.getenv("KNOCK_JBANG"), "info", "classpath", name + ".java").strip()));
+            var classPath = must(System.getenv("KNOCK_JBANG"), "info", "classpath", name + ".java").strip();
+            command.add("-Xbootclasspath/a:" + classPath.replaceFirst("[^:]*:", "")); // the tests take three minutes less
+            command.addAll(List.of("-classpath", classPath));
             command.add(source.lines().filter(l -> l.startsWith("//MAIN ")).findFirst().orElseThrow().substring(7));
             commands.put(name, command);
         }
@@ -205,6 +207,7 @@ final class Lab implements AutoCloseable {
             path.add(jars.resolve(Path.of(jar).getFileName()).toString());
         }
         readable.set(at, String.join(":", path));
+        readable.set(at - 2, "-Xbootclasspath/a:" + String.join(":", path.subList(1, path.size())));
         must("chmod", "-R", "a+rX", jars.toString());
         return readable;
     }

@@ -129,8 +129,8 @@ class PrivilegeTest {
 
     /** Megabytes from too few for a JVM to begin with to more than enough, most of them in one range. */
     private static List<Integer> limits(int from, int to) {
-        return IntStream.concat(IntStream.rangeClosed(0, 10).map(i -> 100 + 390 * i),
-                IntStream.range(0, 16).map(i -> from + (to - from) * i / 16)).boxed().toList();
+        return IntStream.concat(IntStream.rangeClosed(0, 6).map(i -> 100 + 650 * i),
+                IntStream.range(0, 10).map(i -> from + (to - from) * i / 10)).boxed().toList();
     }
 
     private static List<String> asAlice(List<String> command) throws Exception {

@@ -48,6 +48,7 @@ class AddressTest {
     private List<String> asAliceAlone(List<String> command) throws Exception {
         var all = new ArrayList<>(lab.asAlice(command));
         all.addAll(all.indexOf("setpriv") + 1, List.of("--bounding-set=-all", "--no-new-privs"));
+        all.add(all.indexOf("USER=alice"), "HOME=" + lab.home);
         all.addAll(0, List.of("unshare", "--mount", "sh", "-c", "mount --bind /dev/null $(command -v sudo) && exec \"$@\"", "sh"));
         return all;
     }
@@ -416,6 +417,7 @@ class AddressTest {
     @ParameterizedTest
     @ValueSource(strings = {"bash", "dash", "busybox sh"})
     void theShellKnocksAsJavaDoesAndEachOpensWhatTheOtherSeals(String shell) throws Exception {
+        lab.config("delay = 15\nknock_address = " + HOST);
         startServer();
         var knockSh = Files.copy(Path.of("knock.sh"), lab.work.resolve("knock.sh"));
         var command = new ArrayList<>(List.of(shell.split(" ")));
@@ -459,6 +461,7 @@ class AddressTest {
         lab.must("chmod", "600", lab.clientProfile(HOST).resolve("mac.key").toString());
         lab.addSetting(lab.clientProfile(HOST), "source = 1:2:3");
         assertTrue(lab.run(asAliceAlone(command)).err().contains("config: "), "a source that is none");
+        lab.must("sed", "-i", "$d", lab.clientProfile(HOST).resolve("config").toString());
         Files.createDirectory(lab.clientProfile(HOST).resolve("lock"));
         assertTrue(lab.run(asAliceAlone(command)).err().contains("rmdir "));
         assertTrue(Files.exists(lab.clientProfile(HOST).resolve("lock")));

@@ -27,7 +27,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 /** knockknock-firewall alone, as the daemon starts it, against a real kernel and all that it must refuse. */
 class FirewallHalfTest {
-    private static final int EIO = 5, EACCES = 13, ENOSPC = 28;
+    private static final int EIO = 5, EACCES = 13, EBUSY = 16, ENOSPC = 28;
     private static final String ALONE = "-all,+net_admin";
     private static final List<String> SETPRIV = List.of("--reuid=nobody", "--regid=nogroup", "--clear-groups",
             "--bounding-set=" + ALONE, "--inh-caps=" + ALONE, "--ambient-caps=" + ALONE, "--no-new-privs");
@@ -231,6 +231,38 @@ class FirewallHalfTest {
         lab.serve(53);
         assertEquals(0, ask(Lab.CLIENT, 53));
         assertFalse(lab.connects(Lab.SERVER, 53), "TCP");
+    }
+
+    /** Expects a connection from one source port alone; the master is one that has a helper. */
+    private static final String NARROWER = """
+            import socket, struct, sys
+            def attribute(kind, body): return struct.pack('HH', 4 + len(body), kind) + body + bytes(-len(body) % 4)
+            def tuple(kind, source, destination, from_port, to_port):
+                return attribute(kind | 0x8000, attribute(0x8001, attribute(1, source) + attribute(2, destination))
+                    + attribute(0x8002, attribute(1, b'\\6') + attribute(2, struct.pack('>H', from_port)) + attribute(3, struct.pack('>H', to_port))))
+            source, destination, own = (socket.inet_aton(address) for address in (sys.argv[1], sys.argv[2], '127.0.0.1'))
+            body = (tuple(2, source, destination, 5555, int(sys.argv[3])) + tuple(3, b'\\xff' * 4, b'\\xff' * 4, 65535, 65535)
+                + tuple(1, own, own, int(sys.argv[4]), int(sys.argv[5])) + attribute(4, struct.pack('>I', 60)))
+            netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+            netlink.send(struct.pack('IHHIIBBH', 20 + len(body), 0x200, 0x605, 0, 0, 2, 0, 0) + body)
+            sys.exit(-struct.unpack_from('i', netlink.recv(8192), 16)[0])
+            """;
+
+    @Test
+    void whatTheKernelRefusesInTheMiddleIsSaidAndLeavesNothingOpen() throws Exception {
+        start("22,23,99");
+        lab.serve(23);
+        assertEquals(0, ask(Lab.CLIENT, 99));
+        var master = Pattern.compile("master-src=127.0.0.1 master-dst=127.0.0.1 sport=(\\d+) dport=(\\d+)")
+                .matcher(lab.mustOn("server", "conntrack", "-L", "expect"));
+        assertTrue(master.find());
+        lab.mustOn("server", "python3", "-c", NARROWER, Lab.CLIENT, Lab.SERVER, "23", master.group(1), master.group(2));
+        assertEquals(EBUSY, ask(Lab.CLIENT, 23), "the kernel expects no wider one beside it");
+        assertFalse(lab.connects(Lab.SERVER, 23));
+        lab.mustOn("server", "conntrack", "-F", "expect");
+        assertEquals(0, ask(Lab.CLIENT, 23));
+        assertTrue(lab.getsIn(Lab.SERVER, 23));
+        assertFalse(lab.connects(Lab.SERVER, 23));
     }
 
     @Test

@@ -419,7 +419,7 @@ class FirewallHalfTest {
             assertFalse(lab.connects(Lab.SERVER, 22));
         }
         assertEquals(0, ask(Lab.CLIENT, 22));
-        TimeUnit.MILLISECONDS.sleep(1500);
+        TimeUnit.MILLISECONDS.sleep(2500); // so that the second one still has time when the first one's, 3 s and 1 more, is over
         assertEquals(0, ask(Lab.CLIENT, 22));
         assertTrue(lab.getsIn(Lab.SERVER, 22));
         assertFalse(lab.connects(Lab.SERVER, 22), "the second one waits");

@@ -106,15 +106,19 @@ class EndToEndTest {
         Files.writeString(lab.kernLog, line + "\n", StandardOpenOption.APPEND);
     }
 
+    private void assertTwoGetInAndNoMore() throws Exception {
+        assertEquals(2, lab.said("opened port 22"));
+        assertTrue(lab.getsIn(Lab.SERVER, 22));
+        assertTrue(lab.getsIn(Lab.SERVER, 22));
+        assertFalse(lab.connects(Lab.SERVER, 22));
+    }
+
     @Test
     void twoKnocksFromOneAddressLetTwoConnectionsIn() throws Exception {
         startServer();
         lab.knock(22, Lab.SERVER);
         lab.knock(22, Lab.SERVER);
-        assertEquals(2, lab.said("opened port 22"));
-        assertTrue(lab.getsIn(Lab.SERVER, 22));
-        assertTrue(lab.getsIn(Lab.SERVER, 22));
-        assertFalse(lab.connects(Lab.SERVER, 22));
+        assertTwoGetInAndNoMore();
     }
 
     @Test
@@ -124,10 +128,7 @@ class EndToEndTest {
         startServer();
         lab.knock(22, Lab.SERVER);
         lab.knock(22, "phone");
-        assertEquals(2, lab.said("opened port 22"));
-        assertTrue(lab.getsIn(Lab.SERVER, 22));
-        assertTrue(lab.getsIn(Lab.SERVER, 22));
-        assertFalse(lab.connects(Lab.SERVER, 22));
+        assertTwoGetInAndNoMore();
     }
 
     @Test

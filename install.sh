@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the four commands of this checkout for all users: ./install.sh, as yourself; it asks
+# Installs the five commands of this checkout for all users: ./install.sh, as yourself; it asks
 # sudo. JBang compiles them as you; root then copies them to PREFIX/lib/knockknock, where they
 # belong to root. For the server it makes a system user and a line for rsyslog, and says so.
 # ./install.sh --remove takes all of it away again. PREFIX is /usr/local unless you set it.
@@ -9,7 +9,7 @@ export LC_ALL=C.UTF-8 # for a checkout below a directory whose name is not ASCII
 cd "$(dirname "$0")"
 prefix=${PREFIX:-/usr/local}
 rsyslog=/etc/rsyslog.d/10-knockknock.conf
-commands='knockknock knockknock-proxy knockknock-daemon knockknock-genprofile'
+commands='knockknock knockknock-proxy knockknock-daemon knockknock-genprofile knockknock-check'
 
 fail() { echo "knockknock: $*" >&2; exit 1; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -- "$@"; fi; }
@@ -78,7 +78,7 @@ rm -r "$build/knockknock/lib"
 # What the JVM itself has to say goes to stderr.
 for command in $commands; do
     {
-        sed -n 's,^//RUNTIME_OPTIONS ,,p' $command.java
+        sed -n 's,^//RUNTIME_OPTIONS ,,p' lib/Cli.java $command.java
         echo "-Xlog:disable -Xlog:all=error:stderr -Xlog:aot*=off:stderr"
         echo "-Xbootclasspath/a:$lib/libraries.jar"
     } > "$build/knockknock/$command.options"

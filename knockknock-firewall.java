@@ -1,11 +1,11 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //MAIN KnockknockFirewall
+//SOURCES lib/Failure.java
 //SOURCES lib/Libc.java
-//SOURCES lib/Netfilter.java
-//SOURCES lib/Openings.java
+//SOURCES lib/server/Netfilter.java
+//SOURCES lib/server/Openings.java
 //FILES knockknock.nft
-//JAVAC_OPTIONS -XDstringConcat=inline
 
 import java.io.IOException;
 import java.net.InetAddress;
@@ -29,7 +29,7 @@ import static java.nio.charset.StandardCharsets.US_ASCII;
  * bytes: source and destination (16 bytes each, IPv4 as ::ffff:a.b.c.d), and a port. For each it
  * lets one connection from there to that port of this host in, within DELAY seconds, and answers
  * with a byte: 0, or an errno. At the end of stdin, or a signal, it takes the log rule away.
- * Here stands what may be asked for and in whose name; the rest is in the three files above.
+ * Here stands what may be asked for and in whose name; the rest is in the files above.
  */
 final class KnockknockFirewall {
     private static final int EIO = 5, EACCES = 13, IPPROTO_TCP = 6, IPPROTO_UDP = 17;
@@ -56,7 +56,7 @@ final class KnockknockFirewall {
         });
         var status = Files.readAllLines(Path.of("/proc/self/status")).stream();
         if (status.filter(line -> line.matches(UNPRIVILEGED)).count() != 9) {
-            throw new IOException("takes CAP_NET_ADMIN alone: have knockknock-daemon start it");
+            throw new Failure("takes CAP_NET_ADMIN alone: have knockknock-daemon start it");
         }
         new KnockknockFirewall(args[0], args[1], args[2], args[3]).run();
     }
@@ -80,8 +80,8 @@ final class KnockknockFirewall {
         var own = InetAddress.ofLiteral("127.0.0.1");
         NetworkInterface.getByInetAddress(own);
         var trial = new Netfilter.Flow(own, own, IPPROTO_TCP, 0);
-        int error = openings.letIn(trial);
-        openings.letIn(trial);
+        int error = openings.open(trial);
+        openings.open(trial);
         kernel.about(Netfilter.EXP_DELETE, trial);
         Netfilter.nft(CLEAR + table);
         Runtime.getRuntime().addShutdownHook(new Thread(this::end));
@@ -95,7 +95,7 @@ final class KnockknockFirewall {
         answer(error);
         var record = new byte[34];
         while (System.in.readNBytes(record, 0, record.length) == record.length) {
-            answer(act(ByteBuffer.wrap(record)));
+            answer(open(ByteBuffer.wrap(record)));
         }
         System.exit(0);
     }
@@ -106,7 +106,7 @@ final class KnockknockFirewall {
     }
 
     /** Acts on one record: 0 if one more connection will be let in, or an errno. */
-    private int act(ByteBuffer record) throws IOException {
+    private int open(ByteBuffer record) throws IOException {
         // Believe nothing: anyone who has taken over the daemon writes these records.
         var source = address(record);
         var destination = address(record);
@@ -119,7 +119,7 @@ final class KnockknockFirewall {
             return EACCES;
         }
         int protocol = udp.get(port) ? IPPROTO_UDP : IPPROTO_TCP;
-        return openings.letIn(new Netfilter.Flow(source, destination, protocol, port));
+        return openings.open(new Netfilter.Flow(source, destination, protocol, port));
     }
 
     private static InetAddress address(ByteBuffer record) throws IOException {

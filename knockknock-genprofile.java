@@ -1,17 +1,16 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //MAIN KnockknockGenprofile
+//SOURCES lib/Addresses.java
+//SOURCES lib/Carrier.java
 //SOURCES lib/Cli.java
 //SOURCES lib/Config.java
 //SOURCES lib/Counter.java
 //SOURCES lib/Failure.java
-//SOURCES lib/Libc.java
 //SOURCES lib/Ports.java
-//SOURCES lib/ProfileConfig.java
-//SOURCES lib/Sudo.java
-//SOURCES lib/Sys.java
-//JAVAC_OPTIONS -XDstringConcat=inline
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:CompileThresholdScaling=2 -XX:-UsePerfData -XX:+DisableAttachMechanism -XX:+ErrorFileToStderr -XX:-CreateCoredumpOnCrash -XX:-DumpReplayDataOnError
+//SOURCES lib/Profile.java
+// It runs for a moment, so only the first compiler pays.
+//RUNTIME_OPTIONS -XX:TieredStopAtLevel=1
 
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
@@ -24,20 +23,17 @@ import java.security.SecureRandom;
 import java.util.Base64;
 import java.util.concurrent.Callable;
 
-import picocli.CommandLine.ITypeConverter;
 import picocli.CommandLine.Model.ArgGroupSpec;
 import picocli.CommandLine.Model.CommandSpec;
-import picocli.CommandLine.Model.OptionSpec;
-import picocli.CommandLine.Model.PositionalParamSpec;
 import picocli.CommandLine.ParameterException;
-import picocli.CommandLine.TypeConversionException;
 
 /**
  * Makes a profile on the server: two random keys, a counter and a config, in one new directory that
  * appears whole or not at all. Reads the other profiles' configs, and changes nothing that is
- * there. Runs as root, to whom the directory belongs.
+ * there. To write to /etc/knockknock.d it has to be started as root.
  */
 final class KnockknockGenprofile implements Callable<Integer> {
+    private static final Path SERVER = Path.of("/etc/knockknock.d");
     private static final FileAttribute<?> FILE =
             PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rw-------"));
     private static final FileAttribute<?> DIRECTORY =
@@ -51,70 +47,55 @@ final class KnockknockGenprofile implements Callable<Integer> {
             Bring it to the client as the output says, then start knockknock-daemon again.
             """, "0:the profile is made, or its counter set",
             "1:it is not, and nothing was changed", "2:bad usage")
-            .addOption(OptionSpec.builder("--dir").paramLabel("DIR").type(Path.class)
-                    .defaultValue("/etc/knockknock.d")
-                    .description("the server's directory (default: ${DEFAULT-VALUE})").build())
+            .addOption(Cli.option("--dir", "DIR", Cli::file, "the server's directory (default: "
+                    + SERVER + ")"))
             .addArgGroup(ArgGroupSpec.builder()
-                    .addArg(OptionSpec.builder("--open").paramLabel("PORTS").type(String.class)
-                            .converters(new PortList())
-                            .description("the only ports that this profile may open, such as"
-                            + " 22,51820/udp; recommended, as far more lost knocks then do no"
-                            + " harm (default: any TCP port)").build())
-                    .addArg(OptionSpec.builder("--counter").paramLabel("NUMBER").type(long.class)
-                            .converters(new Cli.CounterValue())
-                            .description("make no profile; set the counter of NAME forward to"
-                            + " NUMBER, after a restored backup").build()).build())
-            .addPositional(PositionalParamSpec.builder().index("0").required(true)
-                    .paramLabel("NAME").type(String.class)
-                    .description("what to call the profile here, such as the client's name")
-                    .build())
-            .addPositional(PositionalParamSpec.builder().index("1").arity("0..1")
-                    .paramLabel("KNOCKPORT").type(int.class).converters(new Cli.Port())
-                    .description("the TCP port to knock on, which no service and no other profile"
-                    + " uses; not with --counter").build());
+                    .addArg(Cli.option("--open", "PORTS", Ports::list, "the only ports that this"
+                            + " profile may open, such as 22,51820/udp; recommended, as far more"
+                            + " lost knocks then do no harm (default: any TCP port)"))
+                    .addArg(Cli.option("--counter", "NUMBER", Counter::number, "make no profile;"
+                            + " set the counter of NAME forward to NUMBER, after a restored"
+                            + " backup")).build())
+            .addPositional(Cli.argument(0, "1", "NAME", KnockknockGenprofile::name, "what to call"
+                    + " the profile here, such as the client's name"))
+            .addPositional(Cli.argument(1, "0..1", "KNOCKPORT", Ports::number, "the TCP port to"
+                    + " knock on, which no service and no other profile uses; not with"
+                    + " --counter"));
 
     @Override
     public Integer call() throws IOException {
         var given = command.commandLine().getParseResult();
-        Path dir = command.findOption("--dir").getValue();
-        String name = given.matchedPositional(0).getValue();
-        if (!name.matches("[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")) {
-            throw new ParameterException(command.commandLine(),
-                    "'" + name + "' cannot be a profile's name: use letters, digits, . _ and -");
-        }
         if (given.hasMatchedOption("--counter") == given.hasMatchedPositional(1)) {
             throw new ParameterException(command.commandLine(),
                     "give either a KNOCKPORT, for a new profile, or --counter");
         }
-        if (Sys.uid() != 0) {
-            throw Sudo.asRoot("writing to " + dir);
-        }
-        var profiles = dir.resolve("profiles").toAbsolutePath();
+        var profiles = given.matchedOptionValue("--dir", SERVER).resolve("profiles");
+        var name = given.matchedPositionalValue(0, "");
         var profile = profiles.resolve(name);
+
         if (given.hasMatchedOption("--counter")) {
-            if (!Files.isDirectory(profile)) {
-                throw new Failure("there is no profile " + profile + ": look what it is called");
-            }
-            var counter = Counter.open(profile.resolve("counter"));
+            var counter = Profile.read(profile).openCounter();
             if (!counter.tryLockForGood()) {
                 throw new Failure("knockknock-daemon uses " + profile + ": stop it first");
             }
             counter.moveTo(given.matchedOptionValue("--counter", 0L));
             return 0;
         }
-        int knockPort = given.matchedPositional(1).getValue();
+
         if (Files.exists(profile)) {
             throw new Failure("the profile " + profile + " exists: choose another name, or remove"
                     + " it first");
         }
-        var owner = ProfileConfig.knockPorts(profiles).get(knockPort);
+        int knockPort = given.matchedPositionalValue(1, 0);
+        var owner = Profile.byKnockPort(profiles).get(knockPort);
         if (owner != null) {
-            throw new Failure("knock port " + knockPort + " belongs to the profile " + owner
-                    + ": choose another");
+            throw new Failure("knock port " + knockPort + " belongs to the profile "
+                    + owner.directory() + ": choose another");
         }
         var openPorts = given.hasMatchedOption("--open")
-                ? "open_ports = " + given.matchedOptionValue("--open", "") + "\n" : "";
+                ? "open_ports = " + given.matchedOptionValue("--open", Ports.none()) + "\n" : "";
         make(profile, "[main]\nknock_port = " + knockPort + "\n" + openPorts);
+
         if (openPorts.isEmpty()) {
             Cli.complain("note: without --open PORTS, 100 lost knocks lock the client out instead"
                     + " of 10,000, and no knock gets through a translator (NAT64)");
@@ -128,6 +109,14 @@ final class KnockknockGenprofile implements Callable<Integer> {
                 Then start knockknock-daemon again.""".replace("PROFILE", profile.toString())
                 .replace("NAME", name));
         return 0;
+    }
+
+    private static String name(String text) {
+        if (!text.matches("[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")) {
+            throw new Failure("'" + text + "' cannot be a profile's name: use letters, digits, . _"
+                    + " and -");
+        }
+        return text;
     }
 
     /** Writes everything beside the final place, then moves it there in one step. */
@@ -148,18 +137,6 @@ final class KnockknockGenprofile implements Callable<Integer> {
             }
             Files.delete(unfinished);
             throw e;
-        }
-    }
-
-    /** Ports as they stand in a profile's config. */
-    private static final class PortList implements ITypeConverter<String> {
-        @Override
-        public String convert(String text) {
-            try {
-                return Ports.list(text).toString();
-            } catch (Failure e) {
-                throw new TypeConversionException(e.getMessage());
-            }
         }
     }
 

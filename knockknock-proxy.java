@@ -1,28 +1,29 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //MAIN KnockknockProxy
-//SOURCES lib/AddressSender.java
-//SOURCES lib/Backoff.java
+//SOURCES lib/Addresses.java
+//SOURCES lib/Carrier.java
 //SOURCES lib/Cli.java
 //SOURCES lib/Config.java
 //SOURCES lib/Counter.java
-//SOURCES lib/Dialer.java
 //SOURCES lib/Failure.java
 //SOURCES lib/KnockCodec.java
-//SOURCES lib/KnockPacket.java
-//SOURCES lib/KnockSender.java
 //SOURCES lib/Libc.java
 //SOURCES lib/Ports.java
 //SOURCES lib/Profile.java
-//SOURCES lib/ProfileConfig.java
-//SOURCES lib/Profiles.java
-//SOURCES lib/Relay.java
-//SOURCES lib/Route.java
-//SOURCES lib/Socks.java
-//SOURCES lib/Sudo.java
-//SOURCES lib/Sys.java
-//JAVAC_OPTIONS -XDstringConcat=inline
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:-UsePerfData -XX:+DisableAttachMechanism -Xmx256m -Djava.net.preferIPv6Addresses=system -XX:+ErrorFileToStderr -XX:-CreateCoredumpOnCrash -XX:-DumpReplayDataOnError
+//SOURCES lib/client/CounterLock.java
+//SOURCES lib/client/Credentials.java
+//SOURCES lib/client/KnockPacket.java
+//SOURCES lib/client/KnockSender.java
+//SOURCES lib/client/NetRaw.java
+//SOURCES lib/client/RawSocket.java
+//SOURCES lib/proxy/Backoff.java
+//SOURCES lib/proxy/Dialer.java
+//SOURCES lib/proxy/Profiles.java
+//SOURCES lib/proxy/Relay.java
+//SOURCES lib/proxy/Socks.java
+// Room for a thousand busy connections; addresses in the system's order (RFC 6724).
+//RUNTIME_OPTIONS -Xmx256m -Djava.net.preferIPv6Addresses=system
 
 import java.io.IOException;
 import java.net.BindException;
@@ -52,9 +53,6 @@ import java.util.concurrent.locks.LockSupport;
 import java.util.concurrent.locks.ReentrantLock;
 
 import picocli.CommandLine.Model.CommandSpec;
-import picocli.CommandLine.Model.OptionSpec;
-import picocli.CommandLine.Model.PositionalParamSpec;
-import picocli.CommandLine.ParameterException;
 
 /**
  * A SOCKS5 proxy for one person's own machine: knocks for each connection to a host that has a
@@ -77,12 +75,10 @@ final class KnockknockProxy implements Callable<Integer> {
             others directly. It asks nobody for a password: run it on a machine whose users
             may all use your profiles.
             """, "1:it could not start", "2:bad usage")
-            .addOption(OptionSpec.builder("--socks-timeout").paramLabel("SECONDS").type(int.class)
-                    .defaultValue("10").description("how long a program may take to say where it"
-                    + " wants to go (default: ${DEFAULT-VALUE})").build())
-            .addPositional(PositionalParamSpec.builder().required(true).paramLabel("LISTENPORT")
-                    .type(int.class).converters(new Cli.Port())
-                    .description("the port to listen on, such as 1080").build());
+            .addOption(Cli.option("--socks-timeout", "SECONDS", Config.number(3600), "how long a"
+                    + " program may take to say where it wants to go (default: 10)"))
+            .addPositional(Cli.argument(0, "1", "LISTENPORT", Ports::number,
+                    "the port to listen on, such as 1080"));
 
     private final ScheduledThreadPoolExecutor deadlines = new ScheduledThreadPoolExecutor(1);
     private final Map<String, ReentrantLock> locks = new ConcurrentHashMap<>(); // by target
@@ -95,17 +91,14 @@ final class KnockknockProxy implements Callable<Integer> {
 
     @Override
     public Integer call() throws IOException, InterruptedException {
-        int listenPort = command.commandLine().getParseResult().matchedPositional(0).getValue();
-        socksTimeout = command.findOption("--socks-timeout").getValue();
-        if (socksTimeout < 1) {
-            throw new ParameterException(command.commandLine(),
-                    "--socks-timeout must be at least 1 second");
-        }
+        var given = command.commandLine().getParseResult();
+        int listenPort = given.matchedPositionalValue(0, 0);
+        socksTimeout = given.matchedOptionValue("--socks-timeout", 10);
         var directory = Path.of(System.getProperty("user.home"), ".knockknock");
         boolean raw = false;
-        for (var profile : ProfileConfig.list(directory)) {
+        for (var profile : Profile.list(directory)) {
             try {
-                raw |= !ProfileConfig.read(profile).carrier().equals("address");
+                raw |= Profile.read(profile).carrier() != Carrier.ADDRESS;
             } catch (Failure e) {
                 Cli.complain("warning: " + e.getMessage());
             }
@@ -211,7 +204,7 @@ final class KnockknockProxy implements Callable<Integer> {
                 return Dialer.first(List.of(InetAddress.getAllByName(request.host())),
                         request.port(), CONNECT_MILLIS);
             }
-            var name = ProfileConfig.isAddress(host) ? host : profile.get().name();
+            var name = Addresses.isAddress(host) ? host : profile.get().profile().name();
             return knockAndConnect(profile.get(), List.of(InetAddress.getAllByName(name)),
                     request.port());
         } catch (UnknownHostException | NoRouteToHostException | SocketTimeoutException e) {
@@ -231,17 +224,19 @@ final class KnockknockProxy implements Callable<Integer> {
      * connect, so that none takes the opening of another. A knock that does not help is repeated
      * once, and over each IP version that the host has; the one that helped last comes first.
      */
-    private SocketChannel knockAndConnect(Profile profile, List<InetAddress> addresses, int port)
+    private SocketChannel knockAndConnect(Credentials with, List<InetAddress> addresses, int port)
             throws IOException, InterruptedException {
-        profile.config().checkOpens(port, profile.name());
-        if (profile.config().openPorts().isPresent()
-                && profile.config().openPorts().get().udp().get(port)) {
+        var profile = with.profile();
+        profile.checkOpens(port);
+        if (profile.openPorts().map(ports -> ports.udp().get(port)).orElse(false)) {
             throw new Failure("the profile " + profile.name() + " opens port " + port
                     + " for UDP, and the proxy connects over TCP");
         }
+
         var backoff = backoffs.computeIfAbsent(profile.name(), _ -> new Backoff());
         var versions = versions(profile, addresses);
         var lock = locks.computeIfAbsent(profile.name() + " " + port, _ -> new ReentrantLock(true));
+
         lock.lock();
         try {
             int knocks = KNOCKS * versions.size();
@@ -252,7 +247,9 @@ final class KnockknockProxy implements Callable<Integer> {
                 var version = versions.get((knock - 1) % versions.size());
                 int millis = knock < versions.size() ? FIRST_KNOCK_MILLIS : KNOCK_MILLIS;
                 try {
-                    var channel = knockAndConnect(profile, version, port, millis);
+                    var sent = sender.knock(with, port, version, Optional.empty());
+                    var channel = Dialer.persist(sent.source(),
+                            new InetSocketAddress(sent.target(), port), millis);
                     backoff.helped();
                     lastHelped.put(profile.name(), version.getFirst().getClass());
                     return channel;
@@ -277,35 +274,28 @@ final class KnockknockProxy implements Callable<Integer> {
         }
     }
 
-    private SocketChannel knockAndConnect(Profile profile, List<InetAddress> addresses, int port,
-            int millis) throws IOException, InterruptedException {
-        var config = profile.config();
-        var sent = sender.knock(profile, port, KnockSender.carrier(config), config.source(),
-                addresses, Optional.empty());
-        return Dialer.persist(sent.source(), new InetSocketAddress(sent.target(), port), millis);
-    }
-
     /** The addresses that the profile takes, in a list for each IP version that has a route. */
     private List<List<InetAddress>> versions(Profile profile, List<InetAddress> addresses)
             throws UnknownHostException {
         var versions = new ArrayList<List<InetAddress>>();
         for (int version : new int[] {6, 4}) {
-            var some = ProfileConfig.ofVersion(addresses, version);
-            if (!some.isEmpty() && (version == profile.config().ipVersion()
-                    || profile.config().ipVersion() == 0)) {
+            var some = Addresses.ofVersion(version, addresses);
+            if (!some.isEmpty() && (version == profile.ipVersion() || profile.ipVersion() == 0)) {
                 versions.add(some);
             }
         }
         if (versions.isEmpty()) {
-            throw new UnknownHostException(profile.name() + " has no IPv"
-                    + profile.config().ipVersion() + " address");
+            throw new UnknownHostException(profile.name() + " has no IPv" + profile.ipVersion()
+                    + " address");
         }
         var first = lastHelped.getOrDefault(profile.name(), addresses.getFirst().getClass());
         versions.sort(Comparator.comparing(some -> some.getFirst().getClass() != first));
         return versions;
     }
 
-    static void main(String[] args) {
-        Cli.run(new KnockknockProxy().command, args);
+    static void main(String[] args) throws IOException {
+        var command = new KnockknockProxy().command;
+        NetRaw.restartInUtf8(args);
+        Cli.run(command, args);
     }
 }

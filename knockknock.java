@@ -1,23 +1,24 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //MAIN Knockknock
-//SOURCES lib/AddressSender.java
+//SOURCES lib/Addresses.java
+//SOURCES lib/Carrier.java
 //SOURCES lib/Cli.java
 //SOURCES lib/Config.java
 //SOURCES lib/Counter.java
 //SOURCES lib/Failure.java
 //SOURCES lib/KnockCodec.java
-//SOURCES lib/KnockPacket.java
-//SOURCES lib/KnockSender.java
 //SOURCES lib/Libc.java
 //SOURCES lib/Ports.java
 //SOURCES lib/Profile.java
-//SOURCES lib/ProfileConfig.java
-//SOURCES lib/Route.java
-//SOURCES lib/Sudo.java
-//SOURCES lib/Sys.java
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:CompileThresholdScaling=2 -XX:-UsePerfData -XX:+DisableAttachMechanism -XX:+ErrorFileToStderr -XX:-CreateCoredumpOnCrash -XX:-DumpReplayDataOnError -Djava.net.preferIPv6Addresses=system
-//JAVAC_OPTIONS -XDstringConcat=inline
+//SOURCES lib/client/CounterLock.java
+//SOURCES lib/client/Credentials.java
+//SOURCES lib/client/KnockPacket.java
+//SOURCES lib/client/KnockSender.java
+//SOURCES lib/client/NetRaw.java
+//SOURCES lib/client/RawSocket.java
+// It runs for a moment, so only the first compiler pays; addresses in the system's order (RFC 6724).
+//RUNTIME_OPTIONS -XX:TieredStopAtLevel=1 -Djava.net.preferIPv6Addresses=system
 
 import java.io.IOException;
 import java.net.InetAddress;
@@ -27,12 +28,8 @@ import java.util.List;
 import java.util.Optional;
 import java.util.concurrent.Callable;
 
-import picocli.CommandLine.ITypeConverter;
 import picocli.CommandLine.Model.ArgGroupSpec;
 import picocli.CommandLine.Model.CommandSpec;
-import picocli.CommandLine.Model.OptionSpec;
-import picocli.CommandLine.Model.PositionalParamSpec;
-import picocli.CommandLine.TypeConversionException;
 
 /**
  * The client: sends one SYN that asks a server to let one connection in. Reads ~/.knockknock/HOST/,
@@ -50,92 +47,75 @@ final class Knockknock implements Callable<Integer> {
             """, "0:the packet was sent (a server never answers it), or the counter set",
             "1:nothing was sent or set", "2:bad usage")
             .addArgGroup(ArgGroupSpec.builder().multiplicity("1")
-                    .addArg(OptionSpec.builder("-p", "--port").paramLabel("PORT")
-                            .type(int.class).converters(new Cli.Port())
-                            .description("the port to open").build())
-                    .addArg(OptionSpec.builder("--counter").paramLabel("NUMBER")
-                            .type(long.class).converters(new Cli.CounterValue())
-                            .description("send nothing; set the profile's counter forward to"
-                            + " NUMBER, after a restored backup").build()).build())
+                    .addArg(Cli.option("-p --port", "PORT", Ports::number, "the port to open"))
+                    .addArg(Cli.option("--counter", "NUMBER", Counter::number, "send nothing; set"
+                            + " the profile's counter forward to NUMBER, after a restored backup"))
+                    .build())
             .addArgGroup(ArgGroupSpec.builder()
                     .addArg(Cli.flag("-4", "knock over IPv4 only"))
                     .addArg(Cli.flag("-6", "knock over IPv6 only")).build())
-            .addOption(OptionSpec.builder("--from").paramLabel("ADDRESS")
-                    .type(InetAddress.class).converters(new Address())
-                    .description("knock from this address of this host, if it has several uplinks;"
-                    + " connect from it, too").build())
+            .addOption(Cli.option("--from", "ADDRESS", Addresses::read, "knock from this address"
+                    + " of this host, if it has several uplinks; connect from it, too"))
             .addArgGroup(ArgGroupSpec.builder()
-                    .addArg(OptionSpec.builder("--source").paramLabel("ADDRESS")
-                            .type(InetAddress.class).converters(new Address())
-                            .description("bind the knock to the address that the server sees, such"
-                            + " as your NAT's: it works from no other; by default it is bound to"
-                            + " your own address if that is public").build())
+                    .addArg(Cli.option("--source", "ADDRESS", Addresses::read, "bind the knock to"
+                            + " the address that the server sees, such as your NAT's: it works"
+                            + " from no other; by default it is bound to your own address if that"
+                            + " is public"))
                     .addArg(Cli.flag("--any-source", "do not bind the knock: anyone who intercepts"
                             + " it can use it")).build())
             .addOption(Cli.flag("--classic", "send the original knockknock's kind of packet: for"
                     + " its daemon, and where something on the way strips TCP timestamps"))
-            .addPositional(PositionalParamSpec.builder().paramLabel("HOST").arity("0..1")
-                    .type(String.class).description("the server's name or address, which is also"
-                    + " the name of its profile; not needed if there is just one").build());
+            .addPositional(Cli.argument(0, "0..1", "HOST", Knockknock::host, "the server's name or"
+                    + " address, which is also the name of its profile; not needed if there is"
+                    + " just one"));
 
     @Override
     public Integer call() throws IOException {
         var given = command.commandLine().getParseResult();
-        Optional<InetAddress> source =
-                Optional.ofNullable(given.matchedOptionValue("--source", null));
-        Optional<InetAddress> from = Optional.ofNullable(given.matchedOptionValue("--from", null));
         var profiles = Path.of(System.getProperty("user.home"), ".knockknock");
+        var host = given.matchedPositionalValue(0, "");
+        var profile = Profile.read(host.isEmpty() ? onlyOne(profiles) : profiles.resolve(host));
+
         if (given.hasMatchedOption("--counter")) {
-            var counter = Profile.load(profile(profiles)).counter();
-            try (var _ = counter.lock()) {
+            var counter = profile.openCounter();
+            try (var _ = CounterLock.of(counter)) {
                 counter.moveTo(given.matchedOptionValue("--counter", 0L));
             }
             return 0;
         }
-        int port = given.matchedOption("--port").getValue();
-        var directory = profile(profiles);
-        var config = ProfileConfig.read(directory);
-        var carrier = given.hasMatchedOption("--classic") ? KnockCodec.Carrier.CLASSIC
-                : KnockSender.carrier(config);
-        var sender = KnockSender.open(carrier != KnockCodec.Carrier.ADDRESS);
-        var profile = Profile.load(directory);
-        var boundTo = given.hasMatchedOption("--any-source") ? "any"
-                : source.map(InetAddress::getHostAddress).orElse(config.source());
+
+        // Options come before the profile's settings.
+        Optional<InetAddress> source =
+                Optional.ofNullable(given.matchedOptionValue("--source", null));
+        Optional<InetAddress> from = Optional.ofNullable(given.matchedOptionValue("--from", null));
+        profile = profile.with(
+                given.hasMatchedOption("--classic") ? Carrier.CLASSIC : profile.carrier(),
+                given.hasMatchedOption("--any-source") ? Profile.Source.Rule.ANY
+                        : source.<Profile.Source>map(Profile.Source.Other::new)
+                                .orElse(profile.source()));
         int version = given.hasMatchedOption("-4") ? 4 : given.hasMatchedOption("-6") ? 6
-                : config.ipVersion();
-        sender.knock(profile, port, carrier, boundTo, addresses(profile.name(), version), from);
+                : profile.ipVersion();
+
+        // Names are looked up when all privileges are gone.
+        var sender = KnockSender.open(profile.carrier() != Carrier.ADDRESS);
+        sender.knock(Credentials.load(profile), given.matchedOptionValue("--port", 0),
+                addresses(profile.name(), version), from);
         return 0;
     }
 
-    private static final class Address implements ITypeConverter<InetAddress> {
-        @Override
-        public InetAddress convert(String text) {
-            if (!ProfileConfig.isAddress(text)) {
-                throw new TypeConversionException("'" + text + "' is not an address");
-            }
-            return InetAddress.ofLiteral(text);
+    private static String host(String text) {
+        if (text.isEmpty() || text.contains("/") || text.startsWith(".")) {
+            throw new Failure("'" + text + "' is not a host name");
         }
-    }
-
-    private Path profile(Path profiles) throws IOException {
-        var given = command.commandLine().getParseResult();
-        return given.hasMatchedPositional(0)
-                ? directory(profiles, given.matchedPositionalValue(0, "")) : onlyOne(profiles);
-    }
-
-    private static Path directory(Path profiles, String host) {
-        if (host.isEmpty() || host.contains("/") || host.startsWith(".")) {
-            throw new Failure("'" + host + "' is not a host name");
-        }
-        if (!host.matches("\\p{ASCII}*")) {
-            throw new Failure("'" + host + "' is not ASCII: write it as name servers know it, which"
+        if (!text.matches("\\p{ASCII}*")) {
+            throw new Failure("'" + text + "' is not ASCII: write it as name servers know it, which"
                     + " begins with xn--, and call the profile so");
         }
-        return profiles.resolve(host);
+        return text;
     }
 
     private static Path onlyOne(Path profiles) throws IOException {
-        var all = ProfileConfig.list(profiles);
+        var all = Profile.list(profiles);
         if (all.size() != 1) {
             throw new Failure(all.isEmpty()
                     ? "there is no profile in " + profiles + ": copy one from the server"
@@ -150,7 +130,7 @@ final class Knockknock implements Callable<Integer> {
      */
     private static List<InetAddress> addresses(String name, int version) {
         try {
-            var found = ProfileConfig.ofVersion(List.of(InetAddress.getAllByName(name)), version);
+            var found = Addresses.ofVersion(version, List.of(InetAddress.getAllByName(name)));
             if (found.isEmpty()) {
                 throw new Failure(name + " has no IPv" + version + " address");
             }
@@ -161,7 +141,9 @@ final class Knockknock implements Callable<Integer> {
         }
     }
 
-    static void main(String[] args) {
-        Cli.run(new Knockknock().command, args);
+    static void main(String[] args) throws IOException {
+        var command = new Knockknock().command;
+        NetRaw.restartInUtf8(args);
+        Cli.run(command, args);
     }
 }

@@ -12,7 +12,7 @@ start() { # java, after the words of the first argument; a user without a passwd
     lib=$(readlink -f "$0")
     lib=${lib%/*}
     exec env -i -C / PATH=$PATH LC_ALL=C.UTF-8 ${HOME+"HOME=$HOME"} $prefix "$lib/jdk/bin/java" \
-        "@$lib/$command.options" "-Duser.dir=${PWD:-/}" -jar "$lib/$command.jar" "$@"
+        "@$lib/$command.options" -jar "$lib/$command.jar" "$@"
 }
 
 needs_nothing() { # whether the carrier of the profile that is named, or of all, is address
@@ -59,7 +59,7 @@ knockknock | knockknock-proxy) # CAP_NET_RAW alone, and the user who asked sudo 
     case ${1-} in --counter*) start '' "$@" ;; esac # sends nothing
     ! needs_nothing "$@" || start '' "$@"
     ;;
-knockknock-daemon | knockknock-genprofile) [ "$user" != 0 ] || start '' "$@" ;;
+knockknock-daemon | knockknock-genprofile | knockknock-check) [ "$user" != 0 ] || start '' "$@" ;;
 *) fail "$0 is none of knockknock's commands: start them by their own names" ;;
 esac
 case ${1-} in -h | --help | -V | --version) start '' "$@" ;; esac

@@ -1,22 +1,27 @@
 //DEPS info.picocli:picocli:4.7.7
+// Every JVM: foreign functions without a warning, the collector that takes the least memory, no
+// file and no socket for other tools; and if it crashes, no file with its arguments, as whoever
+// started it could choose where that goes. lib/server/Privileges.java says the same of the half.
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -XX:-UsePerfData
+//RUNTIME_OPTIONS -XX:+DisableAttachMechanism
+//RUNTIME_OPTIONS -XX:+ErrorFileToStderr -XX:-CreateCoredumpOnCrash -XX:-DumpReplayDataOnError
 
 import java.io.IOException;
 import java.nio.file.AccessDeniedException;
 import java.nio.file.FileSystemException;
 import java.nio.file.InvalidPathException;
 import java.nio.file.NoSuchFileException;
+import java.nio.file.Path;
 import java.util.concurrent.Callable;
+import java.util.function.Function;
 import java.util.stream.Stream;
 
 import picocli.CommandLine;
-import picocli.CommandLine.IExecutionExceptionHandler;
-import picocli.CommandLine.IParameterExceptionHandler;
 import picocli.CommandLine.ITypeConverter;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Model.OptionSpec;
+import picocli.CommandLine.Model.PositionalParamSpec;
 import picocli.CommandLine.Model.UsageMessageSpec;
-import picocli.CommandLine.ParameterException;
-import picocli.CommandLine.ParseResult;
 import picocli.CommandLine.TypeConversionException;
 
 /**
@@ -24,6 +29,10 @@ import picocli.CommandLine.TypeConversionException;
  * options are built, not annotated: picocli would need 35 ms to read annotations at every start.
  */
 final class Cli {
+    static {
+        Thread.setDefaultUncaughtExceptionHandler((_, e) -> complain(e)); // main's ends in exit 1
+    }
+
     private Cli() {}
 
     /**
@@ -45,48 +54,39 @@ final class Cli {
         return OptionSpec.builder(name).arity("0").description(description).build();
     }
 
-    /** A port in plain decimal, 1 to 65535. */
-    static final class Port implements ITypeConverter<Integer> {
-        @Override
-        public Integer convert(String text) {
+    /** An option with a value, which {@code reader} understands or refuses with a Failure. */
+    static <T> OptionSpec option(String name, String label, Function<String, T> reader,
+            String description) {
+        return OptionSpec.builder(name.split(" ")).paramLabel(label).type(Object.class)
+                .converters(converter(reader)).description(description).build();
+    }
+
+    /** An argument: the {@code index}th, which may be missing if {@code arity} is "0..1". */
+    static <T> PositionalParamSpec argument(int index, String arity, String label,
+            Function<String, T> reader, String description) {
+        return PositionalParamSpec.builder().index("" + index).arity(arity).paramLabel(label)
+                .type(Object.class).converters(converter(reader)).description(description).build();
+    }
+
+    private static <T> ITypeConverter<T> converter(Function<String, T> reader) {
+        return text -> {
             try {
-                return Ports.number(text);
+                return reader.apply(text);
             } catch (Failure e) {
                 throw new TypeConversionException(e.getMessage());
             }
-        }
+        };
     }
 
-    /** A counter in plain decimal, 0 to 2^32 - 1. */
-    static final class CounterValue implements ITypeConverter<Long> {
-        @Override
-        public Long convert(String text) {
-            if (!text.matches("[0-9]{1,10}") || Long.parseLong(text) > Counter.LAST) {
-                throw new TypeConversionException("'" + text + "' is not a counter: give a number"
-                        + " from 0 to " + Counter.LAST);
-            }
-            return Long.valueOf(text);
+    /** Reads a file's name: a whole one, as the installed commands run in the directory /. */
+    static Path file(String text) {
+        if (!text.startsWith("/")) {
+            throw new Failure("'" + text + "' does not begin with /: give the whole path");
         }
-    }
-
-    /**
-     * Prints an error as one line, and says what to exit with. A class, as two lambdas would take
-     * 2 ms at every start.
-     */
-    private static final class Complaint
-            implements IParameterExceptionHandler, IExecutionExceptionHandler {
-        @Override
-        public int handleParseException(ParameterException e, String[] args) {
-            var name = e.getCommandLine().getCommandName();
-            complain(e.getMessage() + "; see " + name + " --help");
-            return 2;
+        if (text.matches("(?s).*[?\uFFFD].*")) { // what the JDK makes of other bytes
+            throw new Failure("'" + text + "' is no name in this locale: set LC_ALL=C.UTF-8");
         }
-
-        @Override
-        public int handleExecutionException(Exception e, CommandLine command, ParseResult given) {
-            complain(e);
-            return 1;
-        }
+        return Path.of(text);
     }
 
     /** Runs {@code command} and ends the process with its exit code. */
@@ -96,29 +96,17 @@ final class Cli {
                 .description("Show this help message and exit.").build());
         command.addOption(OptionSpec.builder("-V", "--version").versionHelp(true)
                 .description("Print version information and exit.").build());
-        Thread.setDefaultUncaughtExceptionHandler((_, e) -> complain(e)); // main's ends in exit 1
-        try {
-            restartInUtf8(args);
-        } catch (IOException | Failure e) {
-            complain(e);
-            System.exit(1);
-        }
-        var complaint = new Complaint();
         System.exit(new CommandLine(command)
                 .setExpandAtFiles(false) // or '@file' would be read, and perhaps shown, as root
-                .setParameterExceptionHandler(complaint)
-                .setExecutionExceptionHandler(complaint)
+                .setParameterExceptionHandler((e, _) -> {
+                    complain(e.getMessage() + "; see " + command.name() + " --help");
+                    return 2;
+                })
+                .setExecutionExceptionHandler((e, _, _) -> {
+                    complain(e);
+                    return 1;
+                })
                 .execute(args));
-    }
-
-    /** In a POSIX locale, as cron's, the JDK reads no byte of a name that is not ASCII. */
-    private static void restartInUtf8(String[] args) throws IOException {
-        var names = String.join("", args) + System.getProperty("user.dir")
-                + System.getProperty("user.home");
-        if (names.matches("(?s).*[?\uFFFD].*") && !"C.UTF-8".equals(System.getenv("LC_ALL"))
-                && !System.getProperty("sun.jnu.encoding").equals("UTF-8")) {
-            throw Sudo.withUtf8();
-        }
     }
 
     /** Writes one line about what went wrong, foreseen or not. */
@@ -147,13 +135,14 @@ final class Cli {
     static String reason(IOException e) {
         return switch (e) {
             case NoSuchFileException missing -> missing.getFile() + " does not exist";
-            case AccessDeniedException denied -> denied.getFile() + ": permission denied";
+            case AccessDeniedException denied -> denied.getFile()
+                    + ": permission denied: does this take root?";
             case FileSystemException other -> "cannot use " + other.getMessage();
             default -> e.getMessage() == null ? e.toString() : e.getMessage();
         };
     }
 
-    /** Writes one error line. */
+    /** Writes one line to stderr. */
     static void complain(String message) {
         System.err.println("knockknock: " + message.replace("\n", "; "));
     }

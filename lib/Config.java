@@ -7,6 +7,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.function.Function;
 
 /** A file of "key = value" lines below [main], read strictly: an error names file, line and key. */
 final class Config {
@@ -18,7 +19,7 @@ final class Config {
     }
 
     /** Reads {@code file}, which may have each of {@code known} once and nothing else. */
-    static Config read(Path file, List<String> known) throws IOException {
+    static Config read(Path file, String... known) throws IOException {
         var config = new Config(file);
         var lines = text(file).lines().map(String::strip).toList();
         for (int i = 0; i < lines.size(); i++) {
@@ -31,7 +32,7 @@ final class Config {
             if (parts.length < 2) {
                 throw new Failure(where + "'" + line + "' is no setting: write KEY = VALUE");
             }
-            if (!known.contains(parts[0])) {
+            if (!List.of(known).contains(parts[0])) {
                 throw new Failure(where + "unknown setting '" + parts[0] + "': known are "
                         + String.join(", ", known));
             }
@@ -42,13 +43,28 @@ final class Config {
         return config;
     }
 
-    Optional<String> get(String key) {
-        return Optional.ofNullable(values.get(key));
+    /** A setting, if it is there, as {@code reader} understands it, which says what will not do. */
+    <T> Optional<T> get(String key, Function<String, T> reader) {
+        try {
+            return Optional.ofNullable(values.get(key)).map(reader);
+        } catch (Failure e) {
+            throw bad(key, e.getMessage());
+        }
     }
 
     /** What to throw where the value of {@code key} will not do. */
     Failure bad(String key, String why) {
         return new Failure(file + ": " + key + " = " + values.getOrDefault(key, "") + ": " + why);
+    }
+
+    /** A reader of whole numbers from 1 to {@code most}. */
+    static Function<String, Integer> number(int most) {
+        return text -> {
+            if (!text.matches("[1-9][0-9]{0,8}") || Integer.parseInt(text) > most) {
+                throw new Failure("give a number from 1 to " + most);
+            }
+            return Integer.parseInt(text);
+        };
     }
 
     /** A small text file, or a failure that says what is wrong with it. */

@@ -9,20 +9,20 @@ import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
-import java.util.concurrent.locks.ReentrantLock;
 
 /**
  * The next counter of a profile, in a file of one decimal line. A new value is on the disk before
  * anybody acts on it; a value that cannot be read or stored is an error, never a reset. The file
- * stays open, so that it can be written when privileges are gone. Safe for threads and processes:
- * the lock is a POSIX record lock (fcntl, F_SETLKW).
+ * stays open, so that it can be written when privileges are gone; locks are POSIX record locks
+ * (fcntl, F_SETLKW), which keep other processes out.
  */
 final class Counter {
     static final long LAST = 0xFFFF_FFFFL; // then the profile is used up
 
-    // A record lock keeps other processes out, but not this one's other threads.
-    private static final ReentrantLock THREADS = new ReentrantLock();
-    /** Our entries in /proc/self/fd by file, read once for all that are open by then. */
+    /**
+     * Our entries in /proc/self/fd by file, read once for all that are open by then. They tell of a
+     * file in a directory that is root's, and out of the daemon's reach.
+     */
     private static final Map<Path, Path> DESCRIPTORS = new ConcurrentHashMap<>();
 
     private final Path path;
@@ -48,51 +48,26 @@ final class Counter {
         }
     }
 
-    /** For the server: locks the counter until this process ends; false if another one has it. */
+    /** Reads a counter in plain decimal, 0 to 2^32 - 1. */
+    static long number(String text) {
+        if (!text.matches("[0-9]{1,10}") || Long.parseLong(text) > LAST) {
+            throw new Failure("'" + text + "' is not a counter: give a number from 0 to " + LAST);
+        }
+        return Long.parseLong(text);
+    }
+
+    Path path() {
+        return path;
+    }
+
+    /** Locks the counter until this process ends; false if another one has it. */
     boolean tryLockForGood() throws IOException {
         return channel.tryLock() != null;
     }
 
-    /**
-     * For clients: waits until no other thread or process has the counter; closing gives it back.
-     */
-    Lock lock() throws IOException {
-        THREADS.lock();
-        try {
-            return new Lock(channel.lock());
-        } catch (IOException | RuntimeException e) {
-            THREADS.unlock();
-            throw e;
-        }
-    }
-
-    /** The counter while it is this thread's alone. */
-    final class Lock implements AutoCloseable {
-        private final FileLock file;
-
-        private Lock(FileLock file) {
-            this.file = file;
-        }
-
-        /** Uses up the next counter; returns when that is on the disk. */
-        long take() throws IOException {
-            long next = read();
-            if (next > LAST) {
-                throw new Failure("the profile " + path.getParent() + " has used all its counters:"
-                        + " make a new one");
-            }
-            store(next + 1);
-            return next;
-        }
-
-        @Override
-        public void close() throws IOException {
-            try {
-                file.release();
-            } finally {
-                THREADS.unlock();
-            }
-        }
+    /** Waits until no other process has the counter; the caller keeps other threads out. */
+    FileLock lock() throws IOException {
+        return channel.lock();
     }
 
     /** Skips the counters before {@code later}; the caller has the lock. */
@@ -140,7 +115,7 @@ final class Counter {
     }
 
     /** The entry in /proc/self/fd of a file that this process has open: it follows the file. */
-    static Path descriptor(Path file) throws IOException {
+    private static Path descriptor(Path file) throws IOException {
         var known = DESCRIPTORS.get(file);
         if (known == null || !Files.isSymbolicLink(known)
                 || !Files.readSymbolicLink(known).equals(file)) {

@@ -22,12 +22,6 @@ final class KnockCodec {
     static final byte[] UNBOUND = {}; // the source of a knock that anyone may use
 
     /**
-     * How a SYN carries sealed bytes: as the kernel's own SYN, as the original knockknock does, or
-     * as its destination.
-     */
-    enum Carrier { COVER, CLASSIC, ADDRESS }
-
-    /**
      * The fields that carry a knock, unsigned; {@code id}: IPv4's ID or the flow label's low 16
      * bits; {@code translated}: somebody on the way may have replaced it.
      */

@@ -1,11 +1,13 @@
 import java.lang.foreign.Arena;
 import java.lang.foreign.FunctionDescriptor;
 import java.lang.foreign.Linker;
+import java.lang.foreign.MemorySegment;
 import java.lang.invoke.MethodHandle;
 import java.util.Arrays;
 
 import static java.lang.foreign.ValueLayout.JAVA_INT;
 import static java.lang.foreign.ValueLayout.JAVA_LONG;
+import static java.nio.charset.StandardCharsets.US_ASCII;
 
 /** The one way of calling the C library. */
 final class Libc {
@@ -31,5 +33,23 @@ final class Libc {
         } catch (Throwable e) {
             throw new IllegalStateException(function, e);
         }
+    }
+
+    /** Calls a function that has to succeed. */
+    static long must(String function, long... arguments) {
+        long result = call(function, arguments);
+        if (result < 0) {
+            throw new Failure("the kernel refused " + function + " (" + errno(-result)
+                    + "): does a container or a limit forbid it?");
+        }
+        return result;
+    }
+
+    /** An errno's name, such as EPERM; its number if it has none, or if glibc is below 2.32. */
+    static String errno(long number) {
+        boolean named = Linker.nativeLinker().defaultLookup().find("strerrorname_np").isPresent();
+        var name = MemorySegment.ofAddress(named ? call("strerrorname_np", number) : 0);
+        return name.address() == 0 ? "errno " + number
+                : name.reinterpret(32).getString(0, US_ASCII);
     }
 }

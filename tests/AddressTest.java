@@ -92,7 +92,7 @@ class AddressTest {
     void theVectorsHoldBothWays(String cipherKey, String macKey, long counter, int port, String source, String server, String sealed, String address) {
         var codec = new KnockCodec(HEX.parseHex(cipherKey), HEX.parseHex(macKey));
         var bound = source == null ? KnockCodec.UNBOUND : InetAddress.ofLiteral(source).getAddress();
-        var fields = codec.seal(port, counter, KnockCodec.Carrier.ADDRESS, bound);
+        var fields = codec.seal(port, counter, Carrier.ADDRESS, bound);
         var knock = KnockCodec.address(InetAddress.ofLiteral(server), fields);
         assertEquals(InetAddress.ofLiteral(address), knock);
         assertEquals(sealed, HEX.formatHex(knock.getAddress(), 8, 16));
@@ -134,7 +134,7 @@ class AddressTest {
     void amongAMillionForgeriesNoneOpens() {
         var codec = new KnockCodec(new byte[16], new byte[16]);
         var window = new KnockWindow(codec, CodecTest.terms(10_000, false, 22), 0);
-        var right = KnockCodec.address(InetAddress.ofLiteral(HOST), codec.seal(22, 77, KnockCodec.Carrier.ADDRESS, KnockCodec.UNBOUND)).getAddress();
+        var right = KnockCodec.address(InetAddress.ofLiteral(HOST), codec.seal(22, 77, Carrier.ADDRESS, KnockCodec.UNBOUND)).getAddress();
         var random = new java.util.Random(19);
         for (int i = 0; i < 1_000_000; i++) { // with the right port, and so 48 bits to guess
             var forged = right.clone();
@@ -194,7 +194,7 @@ class AddressTest {
         var loaded = lab.must(asAliceAlone(command));
         awaitOpened(1);
         assertTrue(loaded.contains(" AddressSender source:"), "looks for what is loaded");
-        assertFalse(Pattern.compile(" (Sys|Libc|Sudo\\$|java\\.lang\\.foreign\\.Linker|jdk\\.internal\\.foreign\\.abi\\S*) source: (?!shared)").matcher(loaded).find());
+        assertFalse(Pattern.compile(" (RawSocket|Libc|java\\.lang\\.foreign\\.Linker|jdk\\.internal\\.foreign\\.abi\\S*) source: (?!shared)").matcher(loaded).find());
         assertFalse(loaded.contains(" Libc "));
     }
 
@@ -289,9 +289,9 @@ class AddressTest {
         assertEquals(0, lab.said("opened"));
 
         // One that the server never saw is no use to another address.
-        var codec = Profile.load(lab.dir.resolve("profiles/laptop")).codec();
+        var codec = Lab.credentials(lab.dir.resolve("profiles/laptop")).codec();
         var own = InetAddress.ofLiteral(Lab.CLIENT6).getAddress();
-        var next = KnockCodec.address(InetAddress.ofLiteral(HOST), codec.seal(22, 40, KnockCodec.Carrier.ADDRESS, own)).getHostAddress();
+        var next = KnockCodec.address(InetAddress.ofLiteral(HOST), codec.seal(22, 40, Carrier.ADDRESS, own)).getHostAddress();
         sendSyn("2001:db8::3", next);
         sendSyn(null, next);
         awaitOpened(1);
@@ -322,8 +322,8 @@ class AddressTest {
         assertTrue(forwarded.err().contains("No route to host"), forwarded.err()); // as a router says, after three seconds
 
         // The knock's bytes in another network are none.
-        var codec = Profile.load(lab.dir.resolve("profiles/laptop")).codec();
-        var elsewhere = KnockCodec.address(InetAddress.ofLiteral("2001:db8:1:3::1"), codec.seal(22, 5, KnockCodec.Carrier.ADDRESS, KnockCodec.UNBOUND));
+        var codec = Lab.credentials(lab.dir.resolve("profiles/laptop")).codec();
+        var elsewhere = KnockCodec.address(InetAddress.ofLiteral("2001:db8:1:3::1"), codec.seal(22, 5, Carrier.ADDRESS, KnockCodec.UNBOUND));
         lab.must("ip", "-n", "server", "address", "add", elsewhere.getHostAddress() + "/64", "dev", "kk0", "nodad");
         sendSyn(null, elsewhere.getHostAddress()); // an address of this host, and so it is logged
         knockAsAlice();

@@ -7,6 +7,7 @@
 //SOURCES BadInputTest.java
 //SOURCES Bench.java
 //SOURCES BoundTest.java
+//SOURCES CheckTest.java
 //SOURCES CodecTest.java
 //SOURCES DocTest.java
 //SOURCES ElsewhereTest.java
@@ -24,24 +25,25 @@
 //SOURCES SystemdTest.java
 //SOURCES WireTest.java
 //SOURCES Lab.java
-//SOURCES ../lib/AddressSender.java
+//SOURCES ../lib/Addresses.java
+//SOURCES ../lib/Carrier.java
 //SOURCES ../lib/Cli.java
 //SOURCES ../lib/Config.java
 //SOURCES ../lib/Counter.java
 //SOURCES ../lib/Failure.java
 //SOURCES ../lib/KnockCodec.java
-//SOURCES ../lib/KnockPacket.java
-//SOURCES ../lib/KnockSender.java
-//SOURCES ../lib/KnockWindow.java
 //SOURCES ../lib/Libc.java
-//SOURCES ../lib/LogLine.java
 //SOURCES ../lib/Ports.java
 //SOURCES ../lib/Profile.java
-//SOURCES ../lib/ProfileConfig.java
-//SOURCES ../lib/Route.java
-//SOURCES ../lib/Sudo.java
-//SOURCES ../lib/Sys.java
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC
+//SOURCES ../lib/client/CounterLock.java
+//SOURCES ../lib/client/Credentials.java
+//SOURCES ../lib/client/KnockPacket.java
+//SOURCES ../lib/client/KnockSender.java
+//SOURCES ../lib/client/NetRaw.java
+//SOURCES ../lib/client/RawSocket.java
+//SOURCES ../lib/server/HostRules.java
+//SOURCES ../lib/server/KnockWindow.java
+//SOURCES ../lib/server/LogLine.java
 
 import java.util.List;
 

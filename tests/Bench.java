@@ -79,12 +79,12 @@ final class Bench {
             lab.must("chmod", "644", lab.kernLog.toString());
             var jdk = ownJdk(lab);
             var installed = lab.install(jdk).resolve("knockknock-daemon").toString();
-            var codec = Profile.load(laptop).codec();
+            var codec = Lab.credentials(laptop).codec();
             var counter = new AtomicInteger();
             // another port each time: no opening waits for one before it
             Callable<String> knock = () -> {
                 int n = counter.getAndIncrement();
-                return line(codec.seal(1000 + n % 200, n, KnockCodec.Carrier.COVER, new byte[0]), 666);
+                return line(codec.seal(1000 + n % 200, n, Carrier.COVER, new byte[0]), 666);
             };
             Callable<Double> latency = () -> {
                 long size = Files.size(lab.daemonOut);

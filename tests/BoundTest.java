@@ -29,7 +29,13 @@ class BoundTest {
     }
 
     private static String bound(String setting, String own, String target) throws Exception {
-        var bytes = KnockSender.bound(setting, InetAddress.ofLiteral(own), InetAddress.ofLiteral(target));
+        var source = switch (setting) {
+            case "any" -> Profile.Source.Rule.ANY;
+            case "bound" -> Profile.Source.Rule.BOUND;
+            case "" -> Profile.Source.Rule.IF_PUBLIC;
+            default -> new Profile.Source.Other(InetAddress.ofLiteral(setting));
+        };
+        var bytes = KnockSender.bound(source, InetAddress.ofLiteral(own), InetAddress.ofLiteral(target));
         return bytes.length == 0 ? "none" : InetAddress.getByAddress(bytes).getHostAddress();
     }
 

@@ -51,10 +51,10 @@ class CodecTest {
     void theOriginalsVectorsHoldBothWays(String cipherKey, String macKey, long counter, int port, String sealed, int id,
             long seq, long ack, int window, long tsval) {
         var codec = new KnockCodec(HEX.parseHex(cipherKey), HEX.parseHex(macKey));
-        var classic = codec.seal(port, counter, KnockCodec.Carrier.CLASSIC, UNBOUND);
+        var classic = codec.seal(port, counter, Carrier.CLASSIC, UNBOUND);
         assertEquals(new KnockCodec.Fields(id, seq, ack, window, OptionalLong.empty(), false), classic);
         assertEquals(sealed, sealed(classic));
-        var cover = codec.seal(port, counter, KnockCodec.Carrier.COVER, UNBOUND);
+        var cover = codec.seal(port, counter, Carrier.COVER, UNBOUND);
         assertEquals(new KnockCodec.Fields(id, seq, 0, 0, OptionalLong.of(tsval), false), cover);
 
         var expected = port == 0 ? Optional.empty() : Optional.of(new KnockWindow.Request(port, counter));
@@ -74,9 +74,9 @@ class CodecTest {
             int id, long seq, long tsval) {
         var codec = new KnockCodec(HEX.parseHex(cipherKey), HEX.parseHex(macKey));
         var address = InetAddress.ofLiteral(source).getAddress();
-        var cover = codec.seal(port, counter, KnockCodec.Carrier.COVER, address);
+        var cover = codec.seal(port, counter, Carrier.COVER, address);
         assertEquals(new KnockCodec.Fields(id, seq, 0, 0, OptionalLong.of(tsval), false), cover);
-        assertEquals(sealed, sealed(codec.seal(port, counter, KnockCodec.Carrier.CLASSIC, address)));
+        assertEquals(sealed, sealed(codec.seal(port, counter, Carrier.CLASSIC, address)));
         for (boolean boundOnly : new boolean[] {true, false}) {
             assertEquals(Optional.of(new KnockWindow.Request(port, counter)),
                     open(codec, cover, address, counter, terms(1, boundOnly)));
@@ -96,32 +96,32 @@ class CodecTest {
             var codec = new KnockCodec(HEX.parseHex(row.group(1)), HEX.parseHex(row.group(2)));
             var source = row.group(5).equals("none") ? UNBOUND : InetAddress.ofLiteral(row.group(5)).getAddress();
             assertEquals(row.group(6), sealed(codec.seal(Integer.parseInt(row.group(4)), Long.parseLong(row.group(3)),
-                    KnockCodec.Carrier.CLASSIC, source)));
+                    Carrier.CLASSIC, source)));
         }
         var third = rows.get(2);
         var codec = new KnockCodec(HEX.parseHex(third.group(1)), HEX.parseHex(third.group(2)));
         assertEquals(new KnockCodec.Fields(4330, 854930487, 0, 0, OptionalLong.of(3745731316L), false),
-                codec.seal(255, 255, KnockCodec.Carrier.COVER, UNBOUND));
+                codec.seal(255, 255, Carrier.COVER, UNBOUND));
         assertEquals(new KnockCodec.Fields(4330, 854930487, 3745731316L, 62250, OptionalLong.empty(), false),
-                codec.seal(255, 255, KnockCodec.Carrier.CLASSIC, UNBOUND));
+                codec.seal(255, 255, Carrier.CLASSIC, UNBOUND));
     }
 
     @ParameterizedTest
     @EnumSource(names = {"COVER", "CLASSIC"}) // what an address carries: AddressTest
-    void anyFlippedBitIsRefused(KnockCodec.Carrier carrier) {
+    void anyFlippedBitIsRefused(Carrier carrier) {
         for (var source : new byte[][] {UNBOUND, HERE}) {
             var f = codec.seal(22, 7, carrier, source);
             assertTrue(open(codec, f, HERE, 0, terms(100, false)).isPresent());
             for (int bit = 0; bit < 32; bit++) {
                 long flip = 1L << bit;
                 assertRefused(new KnockCodec.Fields(f.id(), f.seq() ^ flip, f.ack(), f.window(), f.tsval(), false));
-                assertRefused(carrier == KnockCodec.Carrier.COVER
+                assertRefused(carrier == Carrier.COVER
                         ? new KnockCodec.Fields(f.id(), f.seq(), f.ack(), f.window(), OptionalLong.of(f.tsval().getAsLong() ^ flip), false)
                         : new KnockCodec.Fields(f.id(), f.seq(), f.ack() ^ flip, f.window(), f.tsval(), false));
                 if (bit < 16) {
                     assertRefused(new KnockCodec.Fields(f.id() ^ (int) flip, f.seq(), f.ack(), f.window(), f.tsval(), false));
                 }
-                if (bit < 16 && carrier == KnockCodec.Carrier.CLASSIC) {
+                if (bit < 16 && carrier == Carrier.CLASSIC) {
                     assertRefused(new KnockCodec.Fields(f.id(), f.seq(), f.ack(), f.window() ^ (int) flip, f.tsval(), false));
                 }
             }
@@ -135,7 +135,7 @@ class CodecTest {
 
     @ParameterizedTest
     @EnumSource(names = {"COVER", "CLASSIC"}) // what an address carries: AddressTest
-    void onlyTheWindowsCountersOpen(KnockCodec.Carrier carrier) {
+    void onlyTheWindowsCountersOpen(Carrier carrier) {
         for (long counter : new long[] {0, 999, 1000, 1001, 1019, 1020, 1021, Counter.LAST}) {
             var expected = counter >= 1000 && counter < 1020
                     ? Optional.of(new KnockWindow.Request(443, counter)) : Optional.empty();
@@ -152,7 +152,7 @@ class CodecTest {
         var window = new KnockWindow(codec, terms, next);
         while (next <= Counter.LAST) {
             long counter = Math.min(Counter.LAST, next + random.nextInt(60));
-            var knock = codec.seal(22, counter, KnockCodec.Carrier.COVER, HERE);
+            var knock = codec.seal(22, counter, Carrier.COVER, HERE);
             var expected = counter < next + 50 ? Optional.of(new KnockWindow.Request(22, counter)) : Optional.empty();
             assertEquals(expected, window.open(knock, HERE));
             if (expected.isPresent()) {
@@ -167,14 +167,14 @@ class CodecTest {
     void tenThousandCountersAheadAKnockStillOpensWhereThePortsAreFew() {
         var window = new KnockWindow(codec, terms(KnockWindow.size(Optional.empty(), true, 1), false, 22, 443), 5);
         for (var source : new byte[][] {UNBOUND, HERE}) {
-            for (var carrier : List.of(KnockCodec.Carrier.COVER, KnockCodec.Carrier.CLASSIC)) {
+            for (var carrier : List.of(Carrier.COVER, Carrier.CLASSIC)) {
                 assertEquals(Optional.of(new KnockWindow.Request(443, 10_004)), window.open(codec.seal(443, 10_004, carrier, source), HERE));
                 assertEquals(Optional.empty(), window.open(codec.seal(443, 10_005, carrier, source), HERE));
                 assertEquals(Optional.empty(), window.open(codec.seal(443, 4, carrier, source), HERE));
             }
         }
         window.moveTo(10_005);
-        assertEquals(Optional.of(new KnockWindow.Request(22, 20_004)), window.open(codec.seal(22, 20_004, KnockCodec.Carrier.COVER, HERE), HERE));
+        assertEquals(Optional.of(new KnockWindow.Request(22, 20_004)), window.open(codec.seal(22, 20_004, Carrier.COVER, HERE), HERE));
     }
 
     @Test
@@ -194,7 +194,7 @@ class CodecTest {
 
     @ParameterizedTest
     @EnumSource(names = {"COVER", "CLASSIC"}) // what an address carries: AddressTest
-    void aTranslatedKnockOpensWhereThePortsAreNamedAndOnlyThere(KnockCodec.Carrier carrier) {
+    void aTranslatedKnockOpensWhereThePortsAreNamedAndOnlyThere(Carrier carrier) {
         for (var source : new byte[][] {UNBOUND, HERE}) {
             var knock = codec.seal(443, 3, carrier, source);
             for (int id : new int[] {0, 7, knock.id()}) {
@@ -227,18 +227,18 @@ class CodecTest {
         long last = Counter.LAST;
         var terms = terms(100, false);
         assertEquals(Optional.of(new KnockWindow.Request(22, last)),
-                open(codec, codec.seal(22, last, KnockCodec.Carrier.COVER, HERE), HERE, last, terms));
-        var first = codec.seal(22, 0, KnockCodec.Carrier.COVER, HERE);
+                open(codec, codec.seal(22, last, Carrier.COVER, HERE), HERE, last, terms));
+        var first = codec.seal(22, 0, Carrier.COVER, HERE);
         assertTrue(open(codec, first, HERE, last, terms).isEmpty(), "counters must not wrap round");
         assertTrue(open(codec, first, HERE, last + 1, terms).isEmpty());
     }
 
     @Test
     void aPortThatIsNotAmongTheReceiversIsRefused() {
-        var knock = codec.seal(22, 0, KnockCodec.Carrier.COVER, UNBOUND);
+        var knock = codec.seal(22, 0, Carrier.COVER, UNBOUND);
         assertTrue(open(codec, knock, HERE, 0, terms(20, false, 443, 8080)).isEmpty());
         assertEquals(Optional.of(new KnockWindow.Request(22, 0)), open(codec, knock, HERE, 0, terms(20, false, 22)));
-        var port0 = codec.seal(0, 1, KnockCodec.Carrier.COVER, UNBOUND);
+        var port0 = codec.seal(0, 1, Carrier.COVER, UNBOUND);
         assertTrue(open(codec, port0, HERE, 0, terms(20, false)).isEmpty());
     }
 
@@ -247,7 +247,7 @@ class CodecTest {
         for (int counter = 0; counter < 50; counter++) {
             var source = counter % 3 == 0 ? UNBOUND : HERE;
             assertEquals(Optional.of(new KnockWindow.Request(22, counter)),
-                    open(codec, codec.seal(22, counter, KnockCodec.Carrier.COVER, source), HERE, counter, terms(20, false)));
+                    open(codec, codec.seal(22, counter, Carrier.COVER, source), HERE, counter, terms(20, false)));
         }
     }
 

@@ -95,16 +95,23 @@ class ElsewhereTest {
         assertKnocks(join(AS_ALICE, locale), client(kind, "-p", "22", Lab.SERVER));
     }
 
-    @ParameterizedTest
-    @ValueSource(strings = {"installed", "checkout"})
-    void aRelativeNameIsMeantInTheCurrentDirectoryWhateverItIsCalled(String kind) throws Exception {
-        var here = Files.createDirectory(lab.work.resolve("Übung " + kind));
-        var command = new ArrayList<>(kind.equals("installed") ? List.of(bin.resolve("knockknock-genprofile").toString())
-                : lab.script("knockknock-genprofile"));
-        command.addAll(List.of("--dir", "für alle", "x1", "9250"));
-        lab.must(join(List.of("env", "-i", "-C", here.toString(), "PATH=/usr/bin:/bin"), command));
-        assertTrue(Files.exists(here.resolve("für alle/profiles/x1/mac.key")), lab.must("find", here.toString()));
-        assertEquals(1, lab.must("ls", here.toString()).lines().count());
+    @Test
+    void aServersDirectoryIsAWholeNameAndMayBeCalledAnything() throws Exception {
+        var dir = lab.work.resolve("Übung für alle");
+        var installed = List.of(bin.resolve("knockknock-genprofile").toString());
+        for (var genprofile : List.of(installed, lab.script("knockknock-genprofile"))) {
+            var result = lab.run(join(genprofile, List.of("--dir", "server", "x1", "9250")));
+            assertEquals(2, result.exit());
+            assertTrue(result.err().contains("'server' does not begin with /: give the whole path"), result.err());
+        }
+        lab.must(join(NO_LOCALE, installed, List.of("--dir", dir.toString(), "x1", "9250")));
+        assertTrue(Files.exists(dir.resolve("profiles/x1/mac.key")), lab.must("find", lab.work.toString()));
+
+        // From a checkout without a locale Java has no name for it: nothing is made.
+        var result = lab.run(join(NO_LOCALE, lab.script("knockknock-genprofile", "--dir", dir.toString(), "x2", "9251")));
+        assertEquals(2, result.exit(), result.toString());
+        assertTrue(result.err().contains("is no name in this locale: set LC_ALL=C.UTF-8"), result.err());
+        assertEquals(List.of("x1"), Profile.list(dir.resolve("profiles")).stream().map(path -> path.getFileName().toString()).toList());
     }
 
     @Test
@@ -131,7 +138,7 @@ class ElsewhereTest {
         command.replaceAll(argument -> argument.replaceAll(":[^:]*bcprov[^:]*", ""));
         var result = run(List.of(), Lab.withNetRaw(command));
         assertSays("unexpected: java.lang.NoClassDefFoundError: org/bouncycastle/", result);
-        assertTrue(result.err().contains(" at Profile.load(Profile.java:") && result.err().contains("please report"), result.err());
+        assertTrue(result.err().contains(" at Credentials.load(Credentials.java:") && result.err().contains("please report"), result.err());
         command.add(1, "-Dknockknock.trace");
         assertTrue(run(List.of(), Lab.withNetRaw(command)).err().contains("\tat Knockknock.call("));
     }
@@ -182,9 +189,11 @@ class ElsewhereTest {
     void aContainersKmsgThatIsNoKernelsLogIsNamedAtOnce(String kmsg) throws Exception {
         var dev = "mount -t tmpfs tmpfs /mnt; cp -a /dev/null /dev/zero /dev/random /dev/urandom /mnt; (cd /mnt; " + kmsg
                 + "); mount --move /mnt /dev; exec \"$@\"";
-        for (var check : List.of(List.<String>of(), List.of("--check"))) {
-            assertSays("there is no kernel's log in /dev/kmsg, which is to be the character device 1:11", lab.run(join(
-                    List.of("unshare", "--mount", "sh", "-ec", dev, "sh"), lab.script("knockknock-daemon", "--dir", lab.dir.toString()), check)));
+        for (var command : List.of("knockknock-daemon", "knockknock-check")) {
+            var result = lab.run(join(List.of("unshare", "--mount", "sh", "-ec", dev, "sh"), lab.script(command, "--dir", lab.dir.toString())));
+            assertEquals(1, result.exit(), result.toString());
+            assertEquals("knockknock: there is no kernel's log in /dev/kmsg, which is to be the character device 1:11: a container needs"
+                    + " --device=/dev/kmsg; or follow a file with the kernel's messages, with --log FILE\n", result.err());
         }
     }
 

@@ -34,7 +34,7 @@ class FaultTest {
     void startLab() throws Exception {
         lab = new Lab();
         lab.profile("laptop", 666, Lab.SERVER);
-        codec = Profile.load(lab.dir.resolve("profiles/laptop")).codec();
+        codec = Lab.credentials(lab.dir.resolve("profiles/laptop")).codec();
         Files.writeString(lab.kernLog, "");
         lab.must("chmod", "644", lab.kernLog.toString());
     }
@@ -46,7 +46,7 @@ class FaultTest {
 
     /** The line that the kernel would log for the knock with this counter. */
     private String line(long counter, int port) {
-        var f = codec.seal(port, counter, KnockCodec.Carrier.COVER, new byte[0]);
+        var f = codec.seal(port, counter, Carrier.COVER, new byte[0]);
         return ("2026-11-22T17:23:28.087964+00:00 vm kernel: [ 1924.556286] knockknock: IN=kk0 OUT= MAC=92:05:ad:38:95:a9:e6:80:61:37:"
                 + "b5:0c:08:00 SRC=%s DST=%s LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=%d DF PROTO=TCP SPT=40000 DPT=666 SEQ=%d ACK=0"
                 + " WINDOW=64240 RES=0x00 SYN URGP=0 OPT (020405B40402080A%08X000000000103030A) \n")

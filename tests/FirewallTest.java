@@ -401,10 +401,10 @@ class FirewallTest {
 
     /** What the kernel would log for knocks with these counters, by turns over IPv4 and IPv6. */
     private String lines(String profile, int knockPort, int from, int to) throws Exception {
-        var codec = Profile.load(lab.dir.resolve("profiles").resolve(profile)).codec();
+        var codec = Lab.credentials(lab.dir.resolve("profiles").resolve(profile)).codec();
         var lines = new StringBuilder();
         for (int counter = from; counter < to; counter++) {
-            var f = codec.seal(22, counter, KnockCodec.Carrier.COVER, new byte[0]);
+            var f = codec.seal(22, counter, Carrier.COVER, new byte[0]);
             var ip = counter % 2 == 0 ? "SRC=192.0.2.2 DST=192.0.2.1 LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=%d DF"
                     : "SRC=2001:db8::2 DST=2001:db8::1 LEN=80 TC=0 HOPLIMIT=64 FLOWLBL=%d";
             lines.append(("kernel: knockknock: IN=kk0 OUT= MAC= " + ip + " PROTO=TCP SPT=40000 DPT=" + knockPort + " SEQ=%d ACK=0"

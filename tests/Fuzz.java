@@ -2,12 +2,13 @@
 //JAVA 25+
 //MAIN Fuzz
 //DEPS com.code-intelligence:jazzer:0.30.0
+//SOURCES ../lib/Carrier.java
 //SOURCES ../lib/Counter.java
 //SOURCES ../lib/Failure.java
 //SOURCES ../lib/KnockCodec.java
-//SOURCES ../lib/KnockWindow.java
-//SOURCES ../lib/LogLine.java
-//SOURCES ../lib/Socks.java
+//SOURCES ../lib/server/KnockWindow.java
+//SOURCES ../lib/server/LogLine.java
+//SOURCES ../lib/proxy/Socks.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+EnableDynamicAgentLoading
 
 import java.io.IOException;

@@ -118,11 +118,16 @@ final class Lab implements AutoCloseable {
         });
     }
 
-    /** Runs the daemon's --check on the server. */
+    /** Runs knockknock-check on the server. */
     Result check(String... arguments) throws Exception {
-        var all = new ArrayList<>(List.of("--check", "--dir", dir.toString()));
+        var all = new ArrayList<>(List.of("--dir", dir.toString()));
         all.addAll(List.of(arguments));
-        return run(on("server", script("knockknock-daemon", all.toArray(String[]::new))));
+        return run(on("server", script("knockknock-check", all.toArray(String[]::new))));
+    }
+
+    /** The keys and the counter of a profile, on either side. */
+    static Credentials credentials(Path profile) throws IOException {
+        return Credentials.load(Profile.read(profile));
     }
 
     Process daemon() {
@@ -181,8 +186,8 @@ final class Lab implements AutoCloseable {
             must(System.getenv("KNOCK_JBANG"), "build", name + ".java");
             var source = Files.readString(Path.of(name + ".java"));
             var command = new ArrayList<>(List.of(System.getProperty("java.home") + "/bin/java"));
-            command.addAll(List.of(source.lines().filter(l -> l.startsWith("//RUNTIME_OPTIONS ")).findFirst().orElseThrow()
-                    .substring("//RUNTIME_OPTIONS ".length()).split(" ")));
+            (source + Files.readString(Path.of("lib/Cli.java"))).lines().filter(l -> l.startsWith("//RUNTIME_OPTIONS "))
+                    .forEach(l -> command.addAll(List.of(l.substring("//RUNTIME_OPTIONS ".length()).split(" "))));
             var classPath = must(System.getenv("KNOCK_JBANG"), "info", "classpath", name + ".java").strip();
             command.add("-Xbootclasspath/a:" + classPath.replaceFirst("[^:]*:", "")); // the tests take three minutes less
             command.addAll(List.of("-classpath", classPath));

@@ -3,6 +3,7 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.io.IOException;
+import java.net.InetAddress;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermissions;
@@ -33,19 +34,19 @@ class ProfileTest {
     }
 
     private static long take(Counter counter) throws IOException {
-        try (var lock = counter.lock()) {
+        try (var lock = CounterLock.of(counter)) {
             return lock.take();
         }
     }
 
     private String refusal() {
-        return assertThrows(Failure.class, () -> Profile.load(dir).counter().read()).getMessage();
+        return assertThrows(Failure.class, () -> Lab.credentials(dir).counter().read()).getMessage();
     }
 
     @Test
     void theOriginalsFilesWorkAsTheyAre() throws IOException {
-        var profile = Profile.load(dir);
-        assertEquals(new ProfileConfig(666, Optional.empty(), 1, "cover", "", 0), profile.config());
+        var profile = Lab.credentials(dir);
+        assertEquals(new Profile(dir, 666, Optional.empty(), 1, Carrier.COVER, Profile.Source.Rule.IF_PUBLIC, 0), profile.profile());
         assertEquals(42, take(profile.counter()));
         assertEquals(43, take(profile.counter()));
         assertEquals("0000000044\n", Files.readString(dir.resolve("counter")));
@@ -54,7 +55,8 @@ class ProfileTest {
     @Test
     void settingsAreReadStrictly() throws IOException {
         write("config", "[main]\n# for the laptop\nknock_port = 666\nopen_ports = 22, 443, 51820/udp\nconnections = 6\ncarrier = classic\nsource = 203.0.113.7\n");
-        assertEquals(new ProfileConfig(666, Optional.of(Ports.list("22,443,51820/udp")), 6, "classic", "203.0.113.7", 0), Profile.load(dir).config());
+        assertEquals(new Profile(dir, 666, Optional.of(Ports.list("22,443,51820/udp")), 6, Carrier.CLASSIC,
+                new Profile.Source.Other(InetAddress.ofLiteral("203.0.113.7")), 0), Profile.read(dir));
         for (var bad : new String[] {"knock_port = 0", "knock_port = 65536", "knock_port = x", "knock_port =", "port = 1",
             "knock_port = 1\nknock_port = 1", "knock_port = 1\nopen_ports =", "knock_port = 1\nopen_ports = 22/tcp", "knock_port = 1\nopen_ports = 22,22/udp", "knock_port = 1\nopen_ports = /udp",
             "knock_port = 1\nopen_ports = 1-9", "knock_port = 1\nconnections = 0", "knock_port = 1\nconnections = 51", "knock_port = 1\nconnections =", "knock_port = 1\ncarrier = loud", "knock_port = 1\nsource =", "knock_port = 1\nsource = example.org", "gibberish", ""}) {
@@ -88,18 +90,18 @@ class ProfileTest {
     @Test
     void theLastCounterIsUsedAndThenTheProfileIsExhausted() throws IOException {
         write("counter", "4294967295\n");
-        var counter = Profile.load(dir).counter();
+        var counter = Lab.credentials(dir).counter();
         assertEquals(4294967295L, take(counter));
         assertTrue(assertThrows(Failure.class, () -> take(counter)).getMessage().contains("make a new one"));
     }
 
     @Test
     void aCounterFileThatWasRemovedOrReplacedIsNotBelieved() throws IOException {
-        var removed = Profile.load(dir).counter();
+        var removed = Lab.credentials(dir).counter();
         Files.delete(dir.resolve("counter"));
         assertThrows(IOException.class, () -> take(removed));
         asTheOriginalWritesThem();
-        var replaced = Profile.load(dir).counter();
+        var replaced = Lab.credentials(dir).counter();
         assertEquals(42, take(replaced));
         write("new", "7\n");
         Files.move(dir.resolve("new"), dir.resolve("counter"), java.nio.file.StandardCopyOption.REPLACE_EXISTING);
@@ -108,7 +110,7 @@ class ProfileTest {
 
     @Test
     void threadsOfOneProcessNeverShareACounter() throws Exception {
-        var counter = Profile.load(dir).counter();
+        var counter = Lab.credentials(dir).counter();
         var taken = new ConcurrentSkipListSet<Long>();
         try (var threads = Executors.newVirtualThreadPerTaskExecutor()) {
             for (int i = 0; i < 200; i++) {

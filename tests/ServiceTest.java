@@ -12,7 +12,7 @@ import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
-/** What the admin of a server has to do with: the unit's text, the installed commands, and --check. */
+/** What the admin of a server has to do with: the unit's text and the installed commands. */
 class ServiceTest {
     private static final Path UNIT = Path.of("knockknock-daemon.service");
     private static final Path DROP_IN = Path.of("/etc/rsyslog.d/10-knockknock.conf");
@@ -61,7 +61,7 @@ class ServiceTest {
         }
 
         assertTrue(Files.readString(UNIT).contains("\nExecStart=/usr/local/bin/knockknock-daemon\n"));
-        for (var command : List.of("knockknock", "knockknock-daemon", "knockknock-genprofile", "knockknock-proxy")) {
+        for (var command : List.of("knockknock", "knockknock-check", "knockknock-daemon", "knockknock-genprofile", "knockknock-proxy")) {
             assertEquals(lib.resolve("launcher.sh"), Files.readSymbolicLink(bin.resolve(command)));
             var help = lab.run(lab.asAlice(List.of(bin + "/" + command, "--help"))); // as herself, without sudo
             assertEquals("", help.err());
@@ -119,82 +119,6 @@ class ServiceTest {
         lab.must("env", "PREFIX=" + prefix, "./install.sh", "--remove");
     }
 
-    private Lab.Result check(String... where) throws Exception {
-        var command = new ArrayList<>(List.of(where));
-        command.addAll(lab.script("knockknock-daemon", "--check", "--dir", lab.dir.toString()));
-        return lab.run(Lab.on("server", command));
-    }
-
-    private static void assertSays(Lab.Result result, String kind, String... things) {
-        for (var thing : things) {
-            assertTrue(result.out().lines().anyMatch(line -> line.startsWith(kind) && line.contains(thing)),
-                    thing + ": " + result);
-        }
-        assertEquals(kind.equals("ok  ") ? 0 : 1, result.exit(), result.toString());
-    }
-
-    /** The host's rules, and whatever the check might leave. */
-    private String rules() throws Exception {
-        return lab.mustOn("server", "nft", "-s", "list", "ruleset");
-    }
-
-    @Test
-    void theCheckFindsNothingWrongWithASoundServerAndChangesNothing() throws Exception {
-        var rules = rules();
-        var result = check();
-        assertSays(result, "ok  ", " profile laptop: knock port 666, next counter 0, opens any port",
-                " nothing listens on port 666", " profiles: 1", " log /dev/kmsg",
-                " log rule and opening: both work on this kernel",
-                " IPv4: some rule drops or rejects packets", " IPv4: the rules accept related connections",
-                " IPv6: some rule drops or rejects packets", " IPv6: the rules accept related connections");
-        assertEquals("", result.err());
-        assertFalse(result.out().contains("problem"), result.out());
-        assertEquals(rules, rules());
-        lab.startRsyslog();
-        assertSays(lab.check("--log", lab.kernLog.toString()), "ok  ",
-                " log " + lab.kernLog + ": a program writes to it");
-    }
-
-    @Test
-    void theCheckNamesEveryProblemAndItsRemedy() throws Exception {
-        lab.profile("phone", 777, "phone");
-        lab.must("chmod", "644", lab.dir.resolve("profiles/phone/mac.key").toString());
-        lab.serve(666);
-        lab.mustOn("server", "iptables", "-P", "INPUT", "ACCEPT");
-        Files.writeString(lab.kernLog, "");
-        var result = lab.check("--log", lab.kernLog.toString());
-        assertSays(result, "problem  ", "phone/mac.key is open to other users: chmod 600",
-                "a service listens on the knock port 666", "no program writes to " + lab.kernLog,
-                "IPv4: no rule drops or rejects packets");
-        assertTrue(result.out().contains("ok       IPv6: some rule drops or rejects"), result.out());
-        assertFalse(result.out().contains("accepts related"), result.out());
-    }
-
-    @Test
-    void theCheckSaysThatNoOpeningWorksWhereTheRulesDoNotAcceptRelatedConnections() throws Exception {
-        lab.mustOn("server", "iptables", "-D", "INPUT", "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED",
-                "-j", "ACCEPT");
-        var result = check();
-        assertSays(result, "problem  ", "IPv4: no rule accepts related connections",
-                "add 'ct state established,related accept' (nft)");
-        assertTrue(result.out().contains("ok       IPv6: the rules accept related"), result.out());
-
-        lab.mustOn("server", "nft", """
-                flush ruleset
-                table inet host {
-                    chain input {
-                        type filter hook input priority filter; policy drop;
-                        ct state established accept
-                    }
-                }
-                """);
-        assertSays(check(), "problem  ", "IPv4: no rule accepts related connections",
-                "IPv6: no rule accepts related connections");
-        lab.mustOn("server", "nft", "add rule inet host input ct state vmap"
-                + " { established : accept, related : accept }");
-        assertSays(check(), "ok  ", "IPv4: the rules accept related", "IPv6: the rules accept related");
-    }
-
     @Test
     void anOrdinaryUserInstallsAndRemovesWithSudo() throws Exception {
         lab.must("useradd", "--no-create-home", "--home-dir", lab.home.toString(), "alice");
@@ -220,19 +144,5 @@ class ServiceTest {
         assertEquals(0, lab.run(install).exit());
         assertEquals("", lab.must("find", prefix.toString(), "!", "-type", "d"));
         assertFalse(Files.exists(Path.of("/etc/rsyslog.d/10-knockknock.conf")));
-    }
-
-    @Test
-    void theCheckNamesWhatTheFirewallHalfLacks() throws Exception {
-        var without = "cp -a /usr/sbin $0 && cd $0/sbin && rm %s && mount --bind . /usr/sbin && exec \"$@\"";
-        var work = lab.work.toString();
-        var noNft = check("unshare", "--mount", "sh", "-c", without.formatted("nft"), work);
-        assertSays(noNft, "problem  ", "the firewall half cannot work here");
-        assertTrue(noNft.err().contains("knockknock: the firewall half: nft: Cannot run program "), noNft.err());
-
-        var unprivileged = check("setpriv", "--bounding-set=-net_admin");
-        assertSays(unprivileged, "problem  ", "the firewall half did not start: ");
-        assertTrue(unprivileged.err().contains("setpriv: apply capabilities: Operation not permitted"),
-                unprivileged.err());
     }
 }

@@ -149,7 +149,7 @@ class WireTest {
         var labels = new int[16];
         for (int counter = 0; counter < 10_000; counter++) {
             var packet = KnockPacket.make(client, server, 666,
-                    codec.seal(22, counter, KnockCodec.Carrier.COVER, counter % 2 == 0 ? new byte[0] : client.getAddress()), shape, random.nextLong());
+                    codec.seal(22, counter, Carrier.COVER, counter % 2 == 0 ? new byte[0] : client.getAddress()), shape, random.nextLong());
             for (int i = 0; i < varying.length; i++) {
                 counts[i][packet[varying[i]] & 0xFF]++;
             }
@@ -228,8 +228,8 @@ class WireTest {
         lab.must(lab.knockCommand("-p", "23", Lab.SERVER));
         Lab.await("a real knock", () -> lab.said("opened port 23") == 1);
         var line = lab.must("sh", "-c", "dmesg | grep 'knockknock: IN=kk0' | tail -n 1").replaceFirst("^\\[[ .0-9]*\\] ", "").strip();
-        var codec = Profile.load(lab.dir.resolve("profiles/laptop")).codec();
-        var forged = codec.seal(22, 5, KnockCodec.Carrier.COVER, new byte[0]); // right in all but where it comes from
+        var codec = Lab.credentials(lab.dir.resolve("profiles/laptop")).codec();
+        var forged = codec.seal(22, 5, Carrier.COVER, new byte[0]); // right in all but where it comes from
         line = line.replaceAll(" ID=\\d+", " ID=" + forged.id()).replaceAll("SEQ=\\d+", "SEQ=" + forged.seq())
                 .replaceAll("080A[0-9A-F]{8}", "080A%08X".formatted(forged.tsval().getAsLong()));
         try (var _ = new UnlimitedKmsg()) {

@@ -48,25 +48,20 @@ final class Netfilter {
             ByteBuffer.allocateDirect(1 << 16).order(ByteOrder.nativeOrder());
     private final long address = MemorySegment.ofBuffer(buffer).address();
     private final long socket =
-            must(Libc.call("socket", AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER));
+            Libc.must("socket", AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER);
 
     /** With {@code groups}, a bit for each NFNLGRP_*, it hears what the kernel tells everybody. */
     Netfilter(int groups) {
         buffer.putShort(0, (short) AF_NETLINK).putInt(8, groups); // struct sockaddr_nl
-        must(Libc.call("bind", socket, address, 12));
-    }
-
-    private static long must(long result) {
-        if (result < 0) {
-            throw new IllegalStateException("netfilter does not answer: errno " + -result);
-        }
-        return result;
+        Libc.must("bind", socket, address, 12);
     }
 
     /** Waits for messages, each from its struct nlmsghdr on. None: the kernel has lost some. */
     List<ByteBuffer> receive() {
         long length = Libc.call("recv", socket, address, buffer.capacity(), 0);
-        must(length == -ENOBUFS ? 0 : length);
+        if (length < 0 && length != -ENOBUFS) {
+            throw new Failure("netfilter does not answer (" + Libc.errno(-length) + ")");
+        }
         var messages = new ArrayList<ByteBuffer>();
         for (int at = 0; at < length; at += buffer.getInt(at) + 3 & ~3) { // NLMSG_ALIGN
             var message = new byte[buffer.getInt(at)];
@@ -81,26 +76,28 @@ final class Netfilter {
     }
 
     /** Sends messages in one go; returns what the kernel says until it has answered each. */
-    private synchronized List<ByteBuffer> ask(byte[]... messages) {
+    private synchronized List<ByteBuffer> exchange(byte[]... messages) {
         var request = join(messages);
         buffer.put(0, request);
-        must(Libc.call("send", socket, address, request.length, 0));
+        Libc.must("send", socket, address, request.length, 0);
         var said = new ArrayList<ByteBuffer>();
         while (said.stream().filter(m -> type(m) <= DONE).count() < messages.length) {
-            must(said.addAll(receive()) ? 0 : -ENOBUFS);
+            if (!said.addAll(receive())) {
+                throw new Failure("an answer of netfilter's got lost");
+            }
         }
         return said;
     }
 
     /** How many rules a chain of a table of family inet has. */
     int rules(String table, String chain) { // NFTA_RULE_TABLE, NFTA_RULE_CHAIN
-        return ask(message(GETRULE, DUMP, NFPROTO_INET, text(1, table), text(2, chain))).size()
+        return exchange(message(GETRULE, DUMP, NFPROTO_INET, text(1, table), text(2, chain))).size()
                 - 1; // the NLMSG_DONE behind them
     }
 
     /** Looks for a flow's expectation (EXP_GET), or ends it (EXP_DELETE): 0, or an errno. */
     int about(int type, Flow flow) {
-        return error(ask(message(type, ACK, flow.family, flow.tuple.array())).getLast());
+        return error(exchange(message(type, ACK, flow.family, flow.tuple.array())).getLast());
     }
 
     private static int error(ByteBuffer answer) {
@@ -125,7 +122,7 @@ final class Netfilter {
         byte[][] expectation = {flow.tuple.array(), master,
             tuple(3, ones, ones, IPPROTO_TCP, 0, 65535), // CTA_EXPECT_MASK: from any port
             attribute(4, time)}; // CTA_EXPECT_TIMEOUT
-        var said = ask(message(CT_NEW, ACK | CREATE | EXCL, family, master,
+        var said = exchange(message(CT_NEW, ACK | CREATE | EXCL, family, master,
                         tuple(2, own, own, IPPROTO_TCP, y, x), // CTA_TUPLE_REPLY
                         attribute(3, number(4, 8 | 4)), // CTA_STATUS: IPS_CONFIRMED, without which
                         // it is EBUSY, and IPS_ASSURED, without which a full table drops it
@@ -200,7 +197,7 @@ final class Netfilter {
                 throw new IOException(said);
             }
         } catch (IOException e) {
-            throw new IllegalStateException("nft: " + e.getMessage());
+            throw new Failure("nft: " + e.getMessage());
         }
     }
 }

@@ -11,7 +11,11 @@ import java.util.stream.Stream;
  * SYN of a connect(2), made from the same settings: PROTOCOL.md 4.
  */
 final class KnockPacket {
-    private static final int IPPROTO_TCP = 6, TTL = 64;
+    private static final int IPPROTO_TCP = 6, TTL = 64, SYN = 2;
+    /** Kind and length of TCP options (RFC 9293, 2018, 7323); no operation has no length. */
+    private static final short OPTION_MSS = 0x0204, OPTION_SACK_PERMITTED = 0x0402;
+    private static final short OPTION_TIMESTAMPS = 0x080A, OPTION_WINDOW_SCALE = 0x0303;
+    private static final byte OPTION_NOP = 1;
 
     /**
      * What the kernel's settings make of its SYNs; {@code labelBit}: the flow label's top bit is 1.
@@ -22,13 +26,13 @@ final class KnockPacket {
 
     /**
      * What tcp_select_initial_window() (net/ipv4/tcp_output.c) makes of the same settings, and
-     * ipv4_default_advmss() or ip6_default_advmss() of the route's MTU.
+     * ipv4_default_advmss() or ip6_default_advmss() of the MTU of the way from {@code source}.
      */
-    static Shape shape(Route route) {
-        boolean six = route.source() instanceof Inet6Address;
+    static Shape shape(InetAddress source, int mtu) {
+        boolean six = source instanceof Inet6Address;
         var rmem = setting("net/ipv4/tcp_rmem", 4096, 131072, 6291456);
         long initial = rmem[1] / 2;
-        int mss = Math.clamp(route.mtu() - (six ? 60 : 40), six ? 1220 : 256, 65495);
+        int mss = Math.clamp(mtu - (six ? 60 : 40), six ? 1220 : 256, 65495);
         int window = (int) Math.min(initial > mss ? initial / mss * mss : initial, 65535);
         long largest = Math.max(rmem[2], setting("net/core/rmem_max", 212992)[0]);
         int scale = Math.clamp(63 - Long.numberOfLeadingZeros(largest) - 15, 0, 14);
@@ -64,16 +68,13 @@ final class KnockPacket {
         var tcp = ByteBuffer.allocate(cover ? 40 : 20)
                 .putShort((short) sourcePort).putShort((short) knockPort)
                 .putInt((int) fields.seq()).putInt((int) fields.ack())
-                .putShort((short) (cover ? 0xA002 : 0x5002)) // data offset, SYN
+                .putShort((short) ((cover ? 10 : 5) << 12 | SYN)) // with the header's length
                 .putShort((short) (cover ? shape.window : fields.window()))
                 .putInt(0); // checksum, urgent pointer
         if (cover) {
-            tcp.putShort((short) 0x0204).putShort((short) shape.mss) // maximum segment size
-                    .putShort((short) 0x0402) // SACK permitted
-                    .putShort((short) 0x080A) // timestamps: TSval, TSecr
-                    .putInt((int) fields.tsval().getAsLong()).putInt(0)
-                    .put((byte) 1) // no operation
-                    .putShort((short) 0x0303).put((byte) shape.scale); // window scale
+            tcp.putShort(OPTION_MSS).putShort((short) shape.mss).putShort(OPTION_SACK_PERMITTED)
+                    .putShort(OPTION_TIMESTAMPS).putInt((int) fields.tsval().getAsLong()).putInt(0)
+                    .put(OPTION_NOP).putShort(OPTION_WINDOW_SCALE).put((byte) shape.scale);
         }
         tcp.putShort(16, checksum(source, target, tcp.array()));
 

@@ -19,55 +19,52 @@ import java.util.Optional;
  */
 record ServerConfig(int delay, Optional<Integer> errorWindow, Optional<InetAddress> knockAddress,
         Path log, String userName, int user, int group, int[] logGroups) {
-    /**
-     * Reads DIR/config, if it is there; {@code otherLog} takes the place of its log.
-     */
+
+    /** Reads DIR/config, if it is there; {@code otherLog} takes the place of its log. */
     static ServerConfig read(Path dir, Optional<Path> otherLog) throws IOException {
         var file = dir.resolve("config");
-        var known = List.of("delay", "error_window", "knock_address", "log", "user", "group");
-        var config = Config.read(Files.exists(file) ? file : Path.of("/dev/null"), known);
-        var log = otherLog.orElseGet(
-                () -> Path.of(config.get("log").orElse(KernelLog.KMSG.toString())));
-        if (log.equals(KernelLog.KMSG)) {
-            KernelLog.checkKmsg();
-        } else if (!Files.exists(log)) {
+        var config = Config.read(Files.exists(file) ? file : Path.of("/dev/null"), "delay",
+                "error_window", "knock_address", "log", "user", "group");
+
+        var log = otherLog.or(() -> config.get("log", Cli::file)).orElse(KernelLog.KMSG);
+        if (!Files.exists(log) && !log.equals(KernelLog.KMSG)) {
             throw new Failure("there is no log " + log + ": name the file with the kernel's"
                     + " messages, or /dev/kmsg");
         }
+
         boolean ownUser = !lookUp("passwd", "knockknock").isEmpty();
-        var name = config.get("user").orElse(ownUser ? "knockknock" : "nobody");
+        var name = config.get("user", text -> text).orElse(ownUser ? "knockknock" : "nobody");
         var user = lookUp("passwd", name);
         if (user.isEmpty()) {
             throw config.bad("user", "there is no such user");
         }
-        int group = Integer.parseInt(user.get(3));
-        if (config.get("group").isPresent()) {
-            var entry = lookUp("group", config.get("group").get());
+        int uid = Integer.parseInt(user.get(2)), gid = Integer.parseInt(user.get(3));
+        var group = config.get("group", text -> text);
+        if (group.isPresent()) {
+            var entry = lookUp("group", group.get());
             if (entry.isEmpty()) {
                 throw config.bad("group", "there is no such group");
             }
-            group = Integer.parseInt(entry.get(2));
+            gid = Integer.parseInt(entry.get(2));
         }
-        if (user.get(2).equals("0") || group == 0) {
+        if (uid == 0 || gid == 0) {
             throw new Failure(file + ": the daemon must not stay root: set user and group to"
                     + " unprivileged ones");
         }
-        return new ServerConfig(number(config, "delay", 3600).orElse(15),
-                number(config, "error_window", 10_000), knockAddress(config),
-                log.toAbsolutePath(), name, Integer.parseInt(user.get(2)), group, logGroups(log));
+
+        return new ServerConfig(config.get("delay", Config.number(3600)).orElse(15),
+                config.get("error_window", Config.number(10_000)),
+                config.get("knock_address", ServerConfig::knockAddress),
+                log, name, uid, gid, logGroups(log));
     }
 
-    private static Optional<InetAddress> knockAddress(Config config) {
-        return config.get("knock_address").map(text -> {
-            if (!ProfileConfig.isAddress(text)
-                    || !(InetAddress.ofLiteral(text) instanceof Inet6Address address)
-                    || address.isLinkLocalAddress() || address.isMulticastAddress()
-                    || address.isLoopbackAddress() || address.isAnyLocalAddress()) {
-                throw config.bad("knock_address", "give this host's IPv6 address in a /64 that is"
-                        + " routed to it");
-            }
-            return address;
-        });
+    private static InetAddress knockAddress(String text) {
+        if (!Addresses.isAddress(text) || !(Addresses.read(text) instanceof Inet6Address address)
+                || address.isLinkLocalAddress() || address.isMulticastAddress()
+                || address.isLoopbackAddress() || address.isAnyLocalAddress()) {
+            throw new Failure("give this host's IPv6 address in a /64 that is routed to it");
+        }
+        return address;
     }
 
     /** The /64 of knock_address; ::/64, in which nobody is but loopback, if there is none. */
@@ -90,19 +87,13 @@ record ServerConfig(int delay, Optional<Integer> errorWindow, Optional<InetAddre
                 && NetworkInterface.getByInetAddress(address) == null;
     }
 
-    private static Optional<Integer> number(Config config, String key, int most) {
-        return config.get(key).map(text -> {
-            if (!text.matches("[1-9][0-9]{0,8}") || Integer.parseInt(text) > most) {
-                throw config.bad(key, "give a number from 1 to " + most);
-            }
-            return Integer.parseInt(text);
-        });
-    }
-
     /** /dev/kmsg is open before root is given up; a file is opened again whenever it is rotated. */
     private static int[] logGroups(Path log) throws IOException {
+        if (log.equals(KernelLog.KMSG)) {
+            return new int[0];
+        }
         int group = (int) Files.getAttribute(log, "unix:gid");
-        boolean needed = !log.equals(KernelLog.KMSG) && group != 0
+        boolean needed = group != 0
                 && Files.getPosixFilePermissions(log).contains(PosixFilePermission.GROUP_READ);
         return needed ? new int[] {group} : new int[0];
     }

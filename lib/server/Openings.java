@@ -7,7 +7,8 @@ import java.util.concurrent.TimeUnit;
 
 /**
  * As many connections as were asked for, although the kernel can expect only one at a time of each
- * flow: the others wait for their turn. Each is over {@code delay} nanoseconds after its letIn.
+ * flow: the others wait for their turn. Each is over {@code delay} nanoseconds after it was asked
+ * for.
  */
 final class Openings {
     private static final int MOST = 1000; // within delay: each takes room in the kernel
@@ -26,7 +27,7 @@ final class Openings {
     }
 
     /** Lets one more connection in, now or after those like it: 0, or an errno. */
-    synchronized int letIn(Netfilter.Flow flow) {
+    synchronized int open(Netfilter.Flow flow) {
         long now = System.nanoTime();
         ends.removeIf(end -> end - now <= 0);
         waiting.values().forEach(alike -> alike.removeIf(end -> end - now <= 0));

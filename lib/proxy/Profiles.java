@@ -44,7 +44,7 @@ final class Profiles {
     private final Path directory;
     private final Map<String, Lookup> lookups = new ConcurrentHashMap<>(); // by name
     /** By their files. To close one of a counter's channels gives up its lock: none is closed. */
-    private final Map<List<Object>, Profile> loaded = new HashMap<>();
+    private final Map<List<Object>, Credentials> loaded = new HashMap<>();
 
     Profiles(Path directory) {
         this.directory = directory;
@@ -52,24 +52,25 @@ final class Profiles {
 
     /** The hosts that have a profile at the moment, by name. */
     List<String> names() throws IOException {
-        return ProfileConfig.list(directory).stream()
+        return Profile.list(directory).stream()
                 .map(profile -> profile.getFileName().toString()).toList();
     }
 
     /** The one way to write a host: an address as the JDK does, a name without its last dot. */
     static String canonical(String host) {
         var text = host.matches("\\[.*]") ? host.substring(1, host.length() - 1) : host;
-        return ProfileConfig.isAddress(text) ? InetAddress.ofLiteral(text).getHostAddress()
+        return Addresses.isAddress(text) ? InetAddress.ofLiteral(text).getHostAddress()
                 : text.toLowerCase(Locale.ROOT).replaceFirst("\\.$", "");
     }
 
     /** The profile of a host, by its name, or by an address that a profile's name has. */
-    Optional<Profile> find(String host) throws IOException, InterruptedException {
+    Optional<Credentials> find(String host) throws IOException, InterruptedException {
         lookUpNames(); // all at the same time
+        var wanted = canonical(host);
+        boolean isAddress = Addresses.isAddress(wanted);
         for (var name : names()) {
-            if (canonical(name).equals(canonical(host)) || ProfileConfig.isAddress(canonical(host))
-                    && lookups.containsKey(name)
-                    && lookups.get(name).known().contains(canonical(host))) {
+            if (canonical(name).equals(wanted) || isAddress && lookups.containsKey(name)
+                    && lookups.get(name).known().contains(wanted)) {
                 return Optional.of(load(directory.resolve(name)));
             }
         }
@@ -79,7 +80,7 @@ final class Profiles {
     /** Starts to look up each name that is not an address, but not what was just looked up. */
     void lookUpNames() throws IOException {
         for (var name : names()) {
-            if (!ProfileConfig.isAddress(canonical(name))) {
+            if (!Addresses.isAddress(canonical(name))) {
                 lookups.compute(name, (_, last) -> last == null ? lookUp(name, Optional.empty())
                         : last.answer.isDone() && System.nanoTime() - last.started > FRESH_NANOS
                         ? lookUp(name, Optional.of(last.answer.join())) : last);
@@ -104,7 +105,7 @@ final class Profiles {
         return new Lookup(System.nanoTime(), before, answer);
     }
 
-    private synchronized Profile load(Path profile) throws IOException {
+    private synchronized Credentials load(Path profile) throws IOException {
         var version = new ArrayList<Object>(List.of(profile));
         for (var file : List.of("counter", "config", "cipher.key", "mac.key")) {
             var path = profile.resolve(file);
@@ -115,7 +116,7 @@ final class Profiles {
         }
         var known = loaded.get(version);
         if (known == null) {
-            known = Profile.load(profile);
+            known = Credentials.load(Profile.read(profile));
             loaded.put(version, known);
         }
         return known;

@@ -34,7 +34,9 @@ lib=$prefix/lib/knockknock
 if [ "${1-}" = --remove ]; then
     [ ! -e "$lib/made-user" ] || as_root userdel knockknock || fail "stop knockknock-daemon first"
     if [ -e $rsyslog ]; then as_root rm $rsyslog; restart_rsyslog; fi
-    for command in $commands; do as_root rm -f "$prefix/bin/$command"; done
+    for command in $commands; do
+        as_root rm -f "$prefix/bin/$command" "$prefix/share/man/man8/$command.8"
+    done
     as_root rm -rf "$lib"
     echo "removed. What you made stays: profiles in /etc/knockknock.d and ~/.knockknock, the unit"
     echo "in /etc/systemd/system, and the line for sudo: take that one out with visudo, or whoever"
@@ -57,7 +59,7 @@ for command in $commands; do
     JBANG_CACHE_DIR=$build/cache jbang --quiet export portable --force \
         -O "$build/knockknock/$command.jar" "$command.java"
 done
-(cd "$build/knockknock/lib" && sha256sum --check --quiet) << END || fail "a library is another one"
+(cd "$build/knockknock/lib" && sha256sum --check --quiet) << END || fail "a library does not have the expected hash"
 f86e30fffd10d2b13b8caa8d4b237a7ee61f2ffccf5b1941de718b765d235bf8  picocli-4.7.7.jar
 12d2d3dd82a9ec15e92ec7c7943ee64f6097c6dc12c07e984f1693b77565b9aa  bcprov-jdk18on-1.87.jar
 END
@@ -83,6 +85,20 @@ for command in $commands; do
         echo "-Xbootclasspath/a:$lib/libraries.jar"
     } > "$build/knockknock/$command.options"
 done
+
+# A manual page is what --help says.
+mkdir "$build/man"
+for command in $commands; do
+    help=$("$jdk/bin/java" "-Xbootclasspath/a:$build/knockknock/libraries.jar" \
+        -jar "$build/knockknock/$command.jar" --help)
+    {
+        printf '.TH %s 8\n.SH NAME\n%s \\- ' $command $command
+        echo "$help" | sed -n '/^[A-Z].*\.$/{p;q;}'
+        printf '.SH DESCRIPTION\n.nf\n'
+        echo "$help" | sed -e 's/\\/\\e/g' -e 's/-/\\-/g' -e "s/^[.']/\\\\\&&/"
+    } > "$build/man/$command.8"
+done
+
 cp launcher.sh "$build/knockknock/"
 ln -s "$jdk" "$build/knockknock/jdk"
 
@@ -94,7 +110,9 @@ check_owner "$prefix/lib"
 as_root rm -rf "$lib"
 as_root cp -r "$build/knockknock" "$prefix/lib/"
 for command in $commands; do as_root ln -sf "$lib/launcher.sh" "$prefix/bin/$command"; done
-echo "installed in $prefix/bin: $commands"
+as_root mkdir -p "$prefix/share/man/man8"
+as_root cp "$build"/man/*.8 "$prefix/share/man/man8/"
+echo "installed in $prefix/bin, with manual pages: $commands"
 
 # The JVM records which classes the client loads in a knock (JEP 514), on loopback in a network of
 # its own, with a profile that is thrown away. A knock then takes 60 ms less. With -Xint it does not

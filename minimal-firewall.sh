@@ -4,9 +4,11 @@
 # running rules only, and refuses if INPUT has any already. Over ssh, start knockknock-daemon first:
 # the session that you are in stays, but the next one must knock.
 set -eu
+status=0
 for iptables in iptables ip6tables; do
     if ! command -v $iptables > /dev/null; then
         echo "knockknock: $iptables is not installed: its IP version stays as it is" >&2
+        status=1
     elif $iptables -w -S INPUT | grep -v -e '^-P INPUT' -e '-j KNOCKKNOCK$' | grep -q .; then
         echo "knockknock: $iptables has rules in INPUT already: they stay as they are" >&2
     else
@@ -26,3 +28,4 @@ for iptables in iptables ip6tables; do
         $iptables -w -P INPUT DROP
     fi
 done
+exit $status

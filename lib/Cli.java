@@ -93,9 +93,9 @@ final class Cli {
     static void run(CommandSpec command, String[] args) {
         // Not picocli's own, which are read from annotations; here, to be last in --help.
         command.addOption(OptionSpec.builder("-h", "--help").usageHelp(true)
-                .description("Show this help message and exit.").build());
+                .description("show this help and exit").build());
         command.addOption(OptionSpec.builder("-V", "--version").versionHelp(true)
-                .description("Print version information and exit.").build());
+                .description("print the version and exit").build());
         System.exit(new CommandLine(command)
                 .setExpandAtFiles(false) // or '@file' would be read, and perhaps shown, as root
                 .setParameterExceptionHandler((e, _) -> {

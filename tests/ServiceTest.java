@@ -66,6 +66,9 @@ class ServiceTest {
             var help = lab.run(lab.asAlice(List.of(bin + "/" + command, "--help"))); // as herself, without sudo
             assertEquals("", help.err());
             assertTrue(help.out().startsWith("Usage: " + command + " "), help.out());
+            var page = Files.readString(prefix.resolve("share/man/man8/" + command + ".8"));
+            assertTrue(page.startsWith(".TH " + command + " 8\n.SH NAME\n" + command + " \\- "), page);
+            assertTrue(page.endsWith(help.out().replace("-", "\\-").stripTrailing() + "\n"), page);
         }
         assertTrue(lab.must("getent", "passwd", "knockknock").endsWith(":/:/usr/sbin/nologin\n"));
         assertEquals("""

@@ -25,6 +25,7 @@ final class Dialer {
     private final List<SocketChannel> tries = new ArrayList<>();
     private final LinkedBlockingQueue<Outcome> outcomes = new LinkedBlockingQueue<>();
     private final long end;
+    private Optional<SocketChannel> winner = Optional.empty();
     private IOException failure = new SocketTimeoutException("no answer");
 
     private Dialer(long millis) {
@@ -42,17 +43,15 @@ final class Dialer {
             int left = 0; // tries that have not ended
             for (var address : byTurns(addresses)) {
                 dialer.start(new InetSocketAddress(address, port), Optional.empty());
-                left++;
-                var ended = dialer.await(STAGGER_MILLIS);
-                if (ended.isPresent() && ended.get().failure.isEmpty()) {
-                    return dialer.won(ended.get());
+                left += dialer.await(STAGGER_MILLIS) ? 0 : 1;
+                if (dialer.winner.isPresent()) {
+                    return dialer.winner.get();
                 }
-                left -= ended.isPresent() ? 1 : 0;
             }
             for (; left > 0; left--) {
-                var ended = dialer.await(timeoutMillis);
-                if (ended.isPresent() && ended.get().failure.isEmpty()) {
-                    return dialer.won(ended.get());
+                dialer.await(timeoutMillis);
+                if (dialer.winner.isPresent()) {
+                    return dialer.winner.get();
                 }
             }
             throw dialer.failure;
@@ -86,14 +85,13 @@ final class Dialer {
             for (long pause = FIRST_PAUSE_MILLIS; System.nanoTime() < dialer.end; pause *= 2) {
                 dialer.start(target, Optional.of(source));
                 long next = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(pause);
-                Optional<Outcome> ended;
+                boolean ended;
                 do { // a try that failed does not shorten the pause
-                    ended = dialer.await(
-                            TimeUnit.NANOSECONDS.toMillis(next - System.nanoTime()));
-                    if (ended.isPresent() && ended.get().failure.isEmpty()) {
-                        return dialer.won(ended.get());
+                    ended = dialer.await(TimeUnit.NANOSECONDS.toMillis(next - System.nanoTime()));
+                    if (dialer.winner.isPresent()) {
+                        return dialer.winner.get();
                     }
-                } while (ended.isPresent());
+                } while (ended);
             }
             throw dialer.failure;
         } finally {
@@ -119,18 +117,20 @@ final class Dialer {
         });
     }
 
-    /** The next try to end, within {@code millis} and before the end of all of them. */
-    private Optional<Outcome> await(long millis) throws InterruptedException {
+    /** Waits for the next try to end, for {@code millis} at most; whether one has. */
+    private boolean await(long millis) throws InterruptedException {
         long left = TimeUnit.NANOSECONDS.toMillis(end - System.nanoTime());
-        var ended = Optional.ofNullable(
-                outcomes.poll(Math.min(millis, left), TimeUnit.MILLISECONDS));
-        ended.flatMap(Outcome::failure).ifPresent(e -> failure = e);
-        return ended;
-    }
-
-    private SocketChannel won(Outcome outcome) {
-        tries.remove(outcome.channel);
-        return outcome.channel;
+        var ended = outcomes.poll(Math.min(millis, left), TimeUnit.MILLISECONDS);
+        if (ended == null) {
+            return false;
+        }
+        if (ended.failure.isPresent()) {
+            failure = ended.failure.get();
+        } else {
+            winner = Optional.of(ended.channel);
+            tries.remove(ended.channel); // which are closed when this is over
+        }
+        return true;
     }
 
     private void close() throws IOException {

@@ -81,7 +81,7 @@ final class KnockWindow {
                 for (; at < pads.length && (pads[at] ^ wanted) >>> 16 == 0; at++) {
                     // Compare all that was carried; the first counter that fits wins.
                     long counter = next + (pads[at] - next & 0xFFFF);
-                    if (isSealed(carried, from, plaintext, counter)
+                    if (isSealed(carried, from, plaintext, codec.pad(counter))
                             && (found.isEmpty() || counter < found.get().counter)) {
                         found = Optional.of(new Request(port, counter));
                     }
@@ -98,7 +98,7 @@ final class KnockWindow {
             var pad = codec.pad(counter);
             int port = ((carried[0] ^ pad[0]) & 0xFF) << 8 | (carried[1] ^ pad[1]) & 0xFF;
             for (var bound : sources) {
-                if (port != 0 && isSealed(carried, 2, codec.plaintext(port, bound), counter)) {
+                if (port != 0 && isSealed(carried, 2, codec.plaintext(port, bound), pad)) {
                     return Optional.of(new Request(port, counter));
                 }
             }
@@ -107,11 +107,10 @@ final class KnockWindow {
     }
 
     /**
-     * Whether carried[from..) is {@code plaintext} under this counter, found out in a time that
-     * does not tell how much of it is.
+     * Whether carried[from..) is {@code plaintext} under this pad, found out in a time that does not
+     * tell how much of it is.
      */
-    private boolean isSealed(byte[] carried, int from, byte[] plaintext, long counter) {
-        var pad = codec.pad(counter);
+    private static boolean isSealed(byte[] carried, int from, byte[] plaintext, byte[] pad) {
         int difference = 0;
         for (int i = from; i < carried.length; i++) {
             difference |= carried[i] ^ pad[i] ^ plaintext[i];

@@ -17,19 +17,12 @@ final class LogLine {
 
     private LogLine() {}
 
-    /** What net/netfilter/nf_log_syslog.c writes for a SYN, in one line. */
-    static final byte[] EXAMPLE = """
-            knockknock: IN=eth0 OUT= MAC=92:05:ad:38:95:a9:e6:80:61:37:b5:0c:08:00 \
-            SRC=192.0.2.2 DST=192.0.2.1 LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=64195 DF \
-            PROTO=TCP SPT=34210 DPT=666 SEQ=2495071961 ACK=0 WINDOW=64240 RES=0x00 SYN URGP=0 \
-            OPT (020405B40402080A1423DB49000000000103030A)\
-            """.getBytes(StandardCharsets.US_ASCII);
-
     /*
-     * All of it must be there, each key once and in its place, and no flag but SYN. The quantifiers
-     * are possessive (++, *+, ?+): what one has matched it never gives back, so that a line which
-     * does not fit is refused in one pass. Only the first gives back: it ends at the first '='.
-     * A blank that is not escaped means nothing here.
+     * What net/netfilter/nf_log_syslog.c writes for a SYN; PROTOCOL.md 6.1 has an example. All of
+     * it must be there, each key once and in its place, and no flag but SYN. The quantifiers are
+     * possessive (++, *+, ?+): what one has matched it never gives back, so that a line which does
+     * not fit is refused in one pass. Only the first gives back: it ends at the first '='. A blank
+     * that is not escaped means nothing here.
      */
     private static final Pattern LINE = Pattern.compile("""
             [^=]*IN=\\S*+ \\ OUT=\\S*+ (?:\\ (?!SRC=)[A-Z]++=\\S*+)*+  # before IN=: no '=' at all

@@ -13,7 +13,6 @@ import java.util.List;
 import java.util.Optional;
 import java.util.regex.Pattern;
 
-import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -21,16 +20,12 @@ import org.junit.jupiter.params.provider.CsvFileSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** The carrier "address": the knock is where an ordinary connection goes to, in a /64 that is routed to the server. */
-class AddressTest {
+class AddressTest extends InLab {
     private static final String HOST = "2001:db8:1:2::1";
     private static final String OPENED = "opened port 22 for 2001:db8:0:0:0:0:0:2, profile laptop";
     private static final HexFormat HEX = HexFormat.of();
-    @AutoClose
-    private Lab lab;
-
     @BeforeEach
     void startLab() throws Exception {
-        lab = new Lab();
         lab.must("ip", "-n", "server", "address", "add", HOST + "/64", "dev", "kk0", "nodad");
         lab.must("ip", "-n", "client", "route", "add", "2001:db8:1:2::/64", "via", Lab.SERVER6);
         lab.must(lab.script("knockknock-genprofile", "--dir", lab.dir.toString(), "--open", "22,53/udp", "laptop", "666"));
@@ -72,15 +67,11 @@ class AddressTest {
 
     /** What tcpdump prints of SYNs from the client to the network while something is done, and a little longer. */
     private List<String> syns(String filter, double seconds, Action action) throws Exception {
-        var out = lab.work.resolve("tcpdump");
-        Files.deleteIfExists(out);
-        var tcpdump = lab.start(out, Lab.on("server", "tcpdump", "-lnQ", "in", "-i", "kk0", "ip6 and dst net 2001:db8:1:2::/64 and " + filter));
-        Lab.await("tcpdump", () -> Files.exists(out) && Files.readString(out).contains("listening on"));
+        var capture = lab.capture("-Q", "in", "-i", "kk0", "ip6 and dst net 2001:db8:1:2::/64 and " + filter);
         action.run();
         Thread.sleep((long) (seconds * 1000)); // the time is what is tested: a kernel repeats a SYN after one, three and seven seconds
-        tcpdump.destroy();
-        tcpdump.waitFor();
-        return Files.readAllLines(out).stream().filter(line -> line.contains(" > ")).toList();
+        capture.end();
+        return capture.text().lines().filter(line -> line.contains(" > ")).toList();
     }
 
     private interface Action {
@@ -387,17 +378,14 @@ class AddressTest {
         startServer();
         var files = List.of(lab.work.resolve("knock.pcap"), lab.work.resolve("connection.pcap"));
         for (var file : files) {
-            var said = lab.work.resolve(file.getFileName() + ".said");
-            var tcpdump = lab.start(said, Lab.on("server", "tcpdump", "-ni", "kk0", "-c", "1", "-U", "-w", file.toString(),
-                    "ip6 and tcp[13] == 2 or ip6 and ip6[6] == 6 and ip6[53] == 2"));
-            Lab.await("tcpdump", () -> Files.exists(said) && Files.readString(said).contains("listening on"));
+            var capture = lab.captureOne(file, "ip6 and tcp[13] == 2 or ip6 and ip6[6] == 6 and ip6[53] == 2");
             if (file.equals(files.getFirst())) {
                 knockAsAlice();
                 awaitOpened(1);
             } else {
                 assertTrue(lab.connects(HOST, 22));
             }
-            assertEquals(0, tcpdump.waitFor(), Files.readString(said));
+            capture.await();
         }
         var constant = new ArrayList<String>();
         var described = new ArrayList<String>();

@@ -1,25 +1,18 @@
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-import java.io.IOException;
 import java.nio.file.Files;
-import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.TreeMap;
 
-import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
 /** Whatever is wrong, the scripts say so in one line with the remedy, end with the right exit code, and change nothing. */
-class BadInputTest {
-    @AutoClose
-    private Lab lab;
-
+class BadInputTest extends InLab {
     @BeforeEach
     void startLab() throws Exception {
-        lab = new Lab();
         lab.profile("laptop", 666, Lab.SERVER);
         Files.writeString(lab.kernLog, "");
         lab.must("chgrp", "adm", lab.kernLog.toString());

@@ -49,14 +49,6 @@ final class Bench {
         return (System.nanoTime() - since) / 1e9;
     }
 
-    /** A line of the kernel log that carries {@code fields}. */
-    private static String line(KnockCodec.Fields f, int port) {
-        return ("2026-11-22T17:23:28.087964+00:00 vm kernel: [ 1924.556286] knockknock: IN=kk0 OUT= MAC=92:05:ad:38:95:a9:e6:80:61:37:"
-                + "b5:0c:08:00 SRC=%s DST=%s LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=%d DF PROTO=TCP SPT=40000 DPT=%d SEQ=%d ACK=0"
-                + " WINDOW=64240 RES=0x00 SYN URGP=0 OPT (020405B40402080A%08X000000000103030A) \n")
-                .formatted(Lab.CLIENT, Lab.SERVER, f.id(), port, f.seq(), f.tsval().getAsLong());
-    }
-
     /** A copy of the JDK, so that what is measured shares no memory with this program. */
     private static String ownJdk(Lab lab) throws Exception {
         var jdk = lab.work.resolve("jdk").toString();
@@ -84,7 +76,7 @@ final class Bench {
             // another port each time: no opening waits for one before it
             Callable<String> knock = () -> {
                 int n = counter.getAndIncrement();
-                return line(codec.seal(1000 + n % 200, n, Carrier.COVER, new byte[0]), 666);
+                return Lab.line(codec.seal(1000 + n % 200, n, Carrier.COVER, new byte[0]), 666);
             };
             Callable<Double> latency = () -> {
                 long size = Files.size(lab.daemonOut);
@@ -119,7 +111,7 @@ final class Bench {
                 int count = kind.equals("noise") ? 1_000_000 : 300_000;
                 var lines = new StringBuilder();
                 for (int i = 0; i < count; i++) {
-                    lines.append(line(new KnockCodec.Fields(random.nextInt(65536), random.nextLong(1L << 32), 0, 0,
+                    lines.append(Lab.line(new KnockCodec.Fields(random.nextInt(65536), random.nextLong(1L << 32), 0, 0,
                             OptionalLong.of(random.nextLong(1L << 32)), false), kind.equals("noise") ? 80 : 666));
                 }
                 var file = Files.writeString(lab.work.resolve(kind), lines);
@@ -210,8 +202,7 @@ final class Bench {
     private static double memory(List<ProcessHandle> processes) throws IOException {
         double kilobytes = 0;
         for (var process : processes) {
-            var pss = Pattern.compile("(?m)^Pss: +(\\d+)").matcher(Files.readString(Path.of("/proc/" + process.pid() + "/smaps_rollup")));
-            kilobytes += pss.find() ? Double.parseDouble(pss.group(1)) : 0;
+            kilobytes += Lab.kilobytes(process.pid(), "smaps_rollup", "Pss");
         }
         return kilobytes / 1024;
     }
@@ -235,7 +226,7 @@ final class Bench {
             lab.serve(22);
             var installed = lab.install().resolve("knockknock").toString();
             lab.startDaemon(List.of(Path.of(installed).resolveSibling("knockknock-daemon").toString()));
-            Files.writeString(Path.of("/etc/sudoers.d/alice"), "alice ALL=(root) NOPASSWD: " + installed + "\n");
+            Lab.sudoFor("(root) " + installed);
             var knock = lab.asAlice(List.of(installed, "-p", "22", Lab.SERVER));
             var connect = lab.asAlice(List.of("sh", "-c", installed + " -p 22 " + Lab.SERVER + " && nc -z -w 3 " + Lab.SERVER + " 22"));
             var empty = Files.writeString(lab.work.resolve("Empty.java"), "///usr/bin/env jbang\nvoid main() {}");

@@ -3,12 +3,10 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.net.InetAddress;
-import java.nio.file.Files;
 import java.util.ArrayList;
 import java.util.HexFormat;
 import java.util.List;
 
-import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -16,14 +14,10 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** Knocks that are bound to an address: when a client binds, what a server takes, and an attack that unbound ones allow. */
-class BoundTest {
+class BoundTest extends InLab {
     private static final String ATTACKER = "198.51.100.66";
-    @AutoClose
-    private Lab lab;
-
     @BeforeEach
     void startLab() throws Exception {
-        lab = new Lab();
         lab.profile("laptop", 666, Lab.SERVER);
         lab.must("ln", "-s", lab.clientProfile(Lab.SERVER).toString(), lab.clientProfile(Lab.SERVER6).toString());
     }
@@ -165,12 +159,9 @@ class BoundTest {
     /** Knocks, and returns the packet as it arrives. */
     private byte[] captured() throws Exception {
         var file = lab.work.resolve("knock.pcap");
-        var said = lab.work.resolve("tcpdump");
-        Files.deleteIfExists(said);
-        var tcpdump = lab.start(said, Lab.on("server", "tcpdump", "-ni", "kk0", "-c", "1", "-U", "-w", file.toString(), "tcp dst port 666"));
-        Lab.await("tcpdump", () -> Files.exists(said) && Files.readString(said).contains("listening on"));
+        var capture = lab.captureOne(file, "tcp dst port 666");
         lab.must(lab.knockCommand("-p", "22", Lab.SERVER));
-        assertEquals(0, tcpdump.waitFor());
+        capture.await();
         return WireTest.packets(file).getFirst();
     }
 }

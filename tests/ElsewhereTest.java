@@ -20,7 +20,6 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 /** The commands where people run them: without a locale, in containers, through doas and ssh; from a checkout and installed. */
 class ElsewhereTest {
-    private static final Path SUDOERS = Path.of("/etc/sudoers.d/alice");
     @AutoClose
     private static Lab lab;
     private static Path bin;
@@ -32,7 +31,7 @@ class ElsewhereTest {
         bin = lab.install();
         lab.asAlice(List.of());
         lab.must("usermod", "--home", lab.home.toString(), "alice");
-        Files.writeString(SUDOERS, "alice ALL=(root) NOPASSWD: ALL\n");
+        Lab.sudoFor("(root) ALL");
         lab.startDaemon();
     }
 

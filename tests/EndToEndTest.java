@@ -9,20 +9,15 @@ import java.nio.file.StandardOpenOption;
 import java.util.ArrayList;
 import java.util.List;
 
-import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** The main job with nothing left out: real scripts, a real packet, the kernel's log through rsyslog, real iptables. */
-class EndToEndTest {
-    @AutoClose
-    private Lab lab;
-
+class EndToEndTest extends InLab {
     @BeforeEach
     void startLab() throws Exception {
-        lab = new Lab();
         lab.profile("laptop", 666, Lab.SERVER);
     }
 
@@ -56,9 +51,7 @@ class EndToEndTest {
     @Test
     void theServerBindsNoSocketAndSendsNothing() throws Exception {
         startServer();
-        var capture = lab.work.resolve("capture");
-        var tcpdump = lab.start(capture, Lab.on("server", "tcpdump", "-lnvi", "kk0", "tcp or udp or icmp"));
-        Lab.await("tcpdump", () -> Files.readString(capture).contains("listening on"));
+        var capture = lab.capture("-vi", "kk0", "tcp or udp or icmp");
         lab.knock(22, Lab.SERVER);
         for (var line : lab.mustOn("server", "ss", "-Hlntup").lines().toList()) {
             assertTrue(line.contains("((\"nc\""), line);
@@ -71,14 +64,13 @@ class EndToEndTest {
         }
         assertFalse(Files.readString(Path.of("/proc/" + pid + "/maps")).contains("libpcap"));
 
-        Lab.await("the packet", () -> Files.readString(capture).contains("> " + Lab.SERVER + ".666: Flags [S]"));
-        tcpdump.destroy();
-        tcpdump.waitFor();
-        var packets = Files.readAllLines(capture).stream().filter(line -> line.contains("Flags") || line.contains("UDP")
+        Lab.await("the packet", () -> capture.text().contains("> " + Lab.SERVER + ".666: Flags [S]"));
+        capture.end();
+        var packets = capture.text().lines().filter(line -> line.contains("Flags") || line.contains("UDP")
                 || line.contains("ICMP")).toList();
         assertEquals(1, packets.size(), packets.toString());
         assertTrue(packets.getFirst().contains("(correct)"), packets.getFirst());
-        assertTrue(Files.readString(capture).contains("1 packet captured"), Files.readString(capture));
+        assertTrue(capture.text().contains("1 packet captured"), capture.text());
     }
 
     @Test
@@ -201,7 +193,7 @@ class EndToEndTest {
         assertEquals(1, refused.exit());
         assertTrue(refused.err().startsWith("knockknock: opening a raw socket needs CAP_NET_RAW: asking sudo\n"), refused.err());
 
-        Files.writeString(Path.of("/etc/sudoers.d/alice"), "alice ALL=(root) NOPASSWD: ALL\n");
+        Lab.sudoFor("(root) ALL");
         var allowed = lab.run(command);
         assertEquals("", allowed.out());
         assertEquals(0, allowed.exit(), allowed.err());
@@ -209,14 +201,14 @@ class EndToEndTest {
         assertEquals("alice", lab.must("stat", "-c", "%U", lab.clientProfile(Lab.SERVER).resolve("counter").toString()).strip());
 
         // With the capability it asks nobody.
-        Files.delete(Path.of("/etc/sudoers.d/alice"));
+        Files.delete(Lab.SUDOERS);
         var capable = new ArrayList<>(command);
         capable.addAll(command.indexOf("setpriv") + 1, List.of("--inh-caps=-all,+net_raw", "--ambient-caps=-all,+net_raw"));
         assertEquals(new Lab.Result(0, "", ""), lab.run(capable));
         Lab.await("the next knock", () -> lab.said("opened port 22") == 2);
 
         // What only alice's own rights must not reach, nothing reaches for her: a counter that belongs to root.
-        Files.writeString(Path.of("/etc/sudoers.d/alice"), "alice ALL=(root) NOPASSWD: ALL\n");
+        Lab.sudoFor("(root) ALL");
         lab.must("chown", "root", lab.clientProfile(Lab.SERVER).resolve("counter").toString());
         var notHers = lab.run(command);
         assertEquals(1, notHers.exit());
@@ -237,7 +229,7 @@ class EndToEndTest {
         var home = Files.createDirectory(lab.work.resolve("alice"));
         lab.must("useradd", "--no-create-home", "--home-dir", home.toString(), "--password", "*", "alice");
         lab.must("chown", "alice", home.toString());
-        Files.writeString(Path.of("/etc/sudoers.d/alice"), "alice ALL=(ALL) NOPASSWD: ALL\n");
+        Lab.sudoFor("(ALL) ALL");
         lab.must(Lab.on("server", "setpriv", "--reuid=alice", "--regid=alice", "--init-groups", "env", "HOME=" + home, "USER=alice",
                 "sh", "-euc", commands.get(0)));
 

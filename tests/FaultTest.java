@@ -5,7 +5,6 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
-import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
 import java.nio.file.StandardOpenOption;
 import java.util.ArrayList;
@@ -17,7 +16,6 @@ import java.util.Random;
 import java.util.concurrent.TimeUnit;
 import java.util.regex.Pattern;
 
-import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -25,14 +23,11 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** Processes killed, logs rotated, disks that fail, floods: nothing stays open, nothing is accepted twice or lost. */
-class FaultTest {
-    @AutoClose
-    private Lab lab;
+class FaultTest extends InLab {
     private KnockCodec codec;
 
     @BeforeEach
     void startLab() throws Exception {
-        lab = new Lab();
         lab.profile("laptop", 666, Lab.SERVER);
         codec = Lab.credentials(lab.dir.resolve("profiles/laptop")).codec();
         Files.writeString(lab.kernLog, "");
@@ -46,11 +41,7 @@ class FaultTest {
 
     /** The line that the kernel would log for the knock with this counter. */
     private String line(long counter, int port) {
-        var f = codec.seal(port, counter, Carrier.COVER, new byte[0]);
-        return ("2026-11-22T17:23:28.087964+00:00 vm kernel: [ 1924.556286] knockknock: IN=kk0 OUT= MAC=92:05:ad:38:95:a9:e6:80:61:37:"
-                + "b5:0c:08:00 SRC=%s DST=%s LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=%d DF PROTO=TCP SPT=40000 DPT=666 SEQ=%d ACK=0"
-                + " WINDOW=64240 RES=0x00 SYN URGP=0 OPT (020405B40402080A%08X000000000103030A) \n")
-                .formatted(Lab.CLIENT, Lab.SERVER, f.id(), f.seq(), f.tsval().getAsLong());
+        return Lab.line(codec.seal(port, counter, Carrier.COVER, new byte[0]), 666);
     }
 
     private void append(String text) throws IOException {
@@ -295,9 +286,7 @@ class FaultTest {
     }
 
     private long residentKilobytes() throws IOException {
-        var matcher = Pattern.compile("VmRSS:\\s+(\\d+)").matcher(Files.readString(Path.of("/proc/" + lab.daemon().pid() + "/status")));
-        assertTrue(matcher.find());
-        return Long.parseLong(matcher.group(1));
+        return Lab.kilobytes(lab.daemon().pid(), "status", "VmRSS");
     }
 
     @Test
@@ -327,9 +316,7 @@ class FaultTest {
     void clientsAndAProxyShareACounterWhileSomeAreKilled() throws Exception {
         lab.serve(22);
         lab.startDaemon("--log", "/dev/kmsg");
-        var capture = lab.work.resolve("knocks");
-        var tcpdump = lab.start(capture, Lab.on("server", "tcpdump", "-lntvi", "kk0", "tcp dst port 666"));
-        Lab.await("tcpdump", () -> Files.readString(capture).contains("listening on"));
+        var capture = lab.capture("-tvi", "kk0", "tcp dst port 666");
         var said = lab.work.resolve("proxy.out");
         var proxy = lab.start(said, Lab.on("client", lab.script("knockknock-proxy", "1080")));
         Lab.await("the proxy", () -> Files.readString(said).contains("ready:"));
@@ -359,11 +346,10 @@ class FaultTest {
             process.waitFor();
         }
         assertTrue(proxy.isAlive() && killed > 12);
-        tcpdump.destroy();
-        tcpdump.waitFor();
+        capture.end();
         var counters = new ArrayList<Long>(); // in the order in which they arrived
         for (var packet : Pattern.compile("id (\\d+),[^>]*> \\S+ Flags \\[S\\], cksum \\w+ \\(correct\\), seq (\\d+),.*TS val (\\d+)")
-                .matcher(Files.readString(capture)).results().toList()) {
+                .matcher(capture.text()).results().toList()) {
             var fields = new KnockCodec.Fields(Integer.parseInt(packet.group(1)), Long.parseLong(packet.group(2)), 0, 0,
                     OptionalLong.of(Long.parseLong(packet.group(3))), false);
             counters.add(CodecTest.open(codec, fields, new byte[4], 0, CodecTest.terms(10_000, false)).orElseThrow().counter());

@@ -18,27 +18,18 @@ import java.util.concurrent.TimeUnit;
 import java.util.regex.Pattern;
 
 import org.junit.jupiter.api.AfterEach;
-import org.junit.jupiter.api.AutoClose;
-import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** knockknock-firewall alone, as the daemon starts it, against a real kernel and all that it must refuse. */
-class FirewallHalfTest {
+class FirewallHalfTest extends InLab {
     private static final int EIO = 5, EACCES = 13, EBUSY = 16, ENOSPC = 28;
     private static final String ALONE = "-all,+net_admin";
     private static final List<String> SETPRIV = List.of("--reuid=nobody", "--regid=nogroup", "--clear-groups",
             "--bounding-set=" + ALONE, "--inh-caps=" + ALONE, "--ambient-caps=" + ALONE, "--no-new-privs");
-    @AutoClose
-    private Lab lab;
     private Process half;
-
-    @BeforeEach
-    void startLab() throws Exception {
-        lab = new Lab();
-    }
 
     @AfterEach
     void endHalf() throws Exception {
@@ -363,9 +354,7 @@ class FirewallHalfTest {
     }
 
     private long residentKilobytes() throws IOException {
-        var resident = Pattern.compile("VmRSS:\\s+(\\d+)").matcher(Files.readString(Path.of("/proc/" + half.pid() + "/status")));
-        assertTrue(resident.find());
-        return Long.parseLong(resident.group(1));
+        return Lab.kilobytes(half.pid(), "status", "VmRSS");
     }
 
     @Test

@@ -9,10 +9,8 @@ import java.nio.file.StandardOpenOption;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.TimeUnit;
-import java.util.regex.Pattern;
 
 import org.junit.jupiter.api.AfterEach;
-import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -20,7 +18,7 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** Whatever firewall a host has, over IPv4 and IPv6: each knock lets one connection in, and no rule of it changes. */
-class FirewallTest {
+class FirewallTest extends InLab {
     private static final List<String> ADDRESSES = List.of(Lab.SERVER, Lab.SERVER6);
     /** For nft, in one line, as nft -i reads lines: lets in what a host needs, and nothing else. */
     private static final String TABLE = "table inet host { chain input { type filter hook input priority filter;"
@@ -56,13 +54,10 @@ class FirewallTest {
                 print(address[0], flush=True)
                 connection.close()
             """;
-    @AutoClose
-    private Lab lab;
     private Path accepted;
 
     @BeforeEach
     void startLab() throws Exception {
-        lab = new Lab();
         accepted = lab.work.resolve("accepted");
         lab.profile("laptop", 7000, "laptop");
         useProfile("laptop");
@@ -269,9 +264,7 @@ class FirewallTest {
     }
 
     private static long peakKilobytes(ProcessHandle process) throws IOException {
-        var peak = Pattern.compile("VmHWM:\\s+(\\d+)").matcher(Files.readString(Path.of("/proc/" + process.pid() + "/status")));
-        assertTrue(peak.find());
-        return Long.parseLong(peak.group(1));
+        return Lab.kilobytes(process.pid(), "status", "VmHWM");
     }
 
     /** From the client's wire, but with the server's address and port 0: what an opening's helper might take for FTP. */
@@ -405,11 +398,7 @@ class FirewallTest {
         var lines = new StringBuilder();
         for (int counter = from; counter < to; counter++) {
             var f = codec.seal(22, counter, Carrier.COVER, new byte[0]);
-            var ip = counter % 2 == 0 ? "SRC=192.0.2.2 DST=192.0.2.1 LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=%d DF"
-                    : "SRC=2001:db8::2 DST=2001:db8::1 LEN=80 TC=0 HOPLIMIT=64 FLOWLBL=%d";
-            lines.append(("kernel: knockknock: IN=kk0 OUT= MAC= " + ip + " PROTO=TCP SPT=40000 DPT=" + knockPort + " SEQ=%d ACK=0"
-                    + " WINDOW=64240 RES=0x00 SYN URGP=0 OPT (020405B40402080A%08X000000000103030A) \n")
-                    .formatted(f.id(), f.seq(), f.tsval().getAsLong()));
+            lines.append(counter % 2 == 0 ? Lab.line(f, knockPort) : Lab.line6(f, knockPort));
         }
         return lines.toString();
     }

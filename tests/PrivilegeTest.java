@@ -164,7 +164,7 @@ class PrivilegeTest {
     @Test
     void aClientThatCrashesUnderSudoWritesNothingAndItsJvmIsNeverRoot() throws Exception {
         var client = command("knockknock");
-        Files.writeString(Path.of("/etc/sudoers.d/alice"), "alice ALL=(root) NOPASSWD: " + client + "\n");
+        Lab.sudoFor("(root) " + client);
         var attempts = List.of(List.of(client, "-p", "1", LINE), List.of(client, "-p", "1", Lab.SERVER),
                 List.of("sudo", "-n", client, "--help", LINE));
         long first = nextPid();

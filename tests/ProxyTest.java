@@ -21,10 +21,8 @@ import java.util.List;
 import java.util.Random;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
-import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 
-import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -32,16 +30,13 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** knockknock-proxy: as SOCKS5 on loopback against misuse and load, and with curl and OpenSSH through a closed firewall. */
-class ProxyTest {
+class ProxyTest extends InLab {
     private static final int PORT = 11080;
-    @AutoClose
-    private Lab lab;
     private Process proxy;
     private Path said;
 
     @BeforeEach
     void startLab() throws Exception {
-        lab = new Lab();
         said = lab.work.resolve("proxy.out");
     }
 
@@ -212,10 +207,7 @@ class ProxyTest {
     }
 
     private long residentKilobytes() throws IOException {
-        var status = Files.readString(Path.of("/proc/" + proxy.pid() + "/status"));
-        var matcher = Pattern.compile("VmRSS:\\s+(\\d+)").matcher(status);
-        assertTrue(matcher.find());
-        return Long.parseLong(matcher.group(1));
+        return Lab.kilobytes(proxy.pid(), "status", "VmRSS");
     }
 
     @Test

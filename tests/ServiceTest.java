@@ -8,20 +8,15 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.regex.Pattern;
 
-import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
 /** What the admin of a server has to do with: the unit's text and the installed commands. */
-class ServiceTest {
+class ServiceTest extends InLab {
     private static final Path UNIT = Path.of("knockknock-daemon.service");
     private static final Path DROP_IN = Path.of("/etc/rsyslog.d/10-knockknock.conf");
-    @AutoClose
-    private Lab lab;
-
     @BeforeEach
     void startLab() throws Exception {
-        lab = new Lab();
         lab.profile("laptop", 666, Lab.SERVER);
     }
 
@@ -80,7 +75,7 @@ class ServiceTest {
         lab.startDaemon(List.of(bin.resolve("knockknock-daemon").toString()));
         assertTrue(lab.said().startsWith("ready: knock ports 666, log /dev/kmsg, user knockknock\n"), lab.said());
         var knock = List.of(bin.resolve("knockknock").toString(), "-p", "22", Lab.SERVER);
-        Files.writeString(Path.of("/etc/sudoers.d/alice"), "alice ALL=(root) NOPASSWD: " + knock.getFirst() + "\n");
+        Lab.sudoFor("(root) " + knock.getFirst());
         assertEquals(new Lab.Result(0, "", ""), lab.run(lab.asAlice(knock)));
         Lab.await(() -> "the knock: " + lab.said(), () -> lab.said("opened port 22") == 1);
         assertTrue(lab.connects(Lab.SERVER, 22), lab.said());
@@ -125,7 +120,7 @@ class ServiceTest {
     @Test
     void anOrdinaryUserInstallsAndRemovesWithSudo() throws Exception {
         lab.must("useradd", "--no-create-home", "--home-dir", lab.home.toString(), "alice");
-        Files.writeString(Path.of("/etc/sudoers.d/alice"), "alice ALL=(ALL) NOPASSWD: ALL\n");
+        Lab.sudoFor("(ALL) ALL");
         var checkout = lab.home.resolve("checkout");
         lab.must("sh", "-euc", """
                 mkdir -p "$1/.cache"

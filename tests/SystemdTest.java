@@ -7,12 +7,10 @@ import java.nio.file.Path;
 import java.util.List;
 
 import org.junit.jupiter.api.AfterEach;
-import org.junit.jupiter.api.AutoClose;
-import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
 /** The server as its admin gets it: install.sh, and the unit under a real systemd. */
-class SystemdTest {
+class SystemdTest extends InLab {
     /**
      * Makes a machine of its namespaces, and boots it: a small set of units, and nothing of what it
      * changes is the real one's. Its rsyslog does nothing.
@@ -52,16 +50,9 @@ class SystemdTest {
             }
             """;
 
-    @AutoClose
-    private Lab lab;
     private Process machine;
     private Path cgroup;
     private String pid; // of systemd
-
-    @BeforeEach
-    void startLab() throws Exception {
-        lab = new Lab();
-    }
 
     @AfterEach
     void shutDown() throws Exception {

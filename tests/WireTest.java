@@ -15,7 +15,6 @@ import java.util.List;
 import java.util.Random;
 import java.util.regex.Pattern;
 
-import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -23,13 +22,9 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** What a knock looks like to others, beside a SYN of the kernel's own; both IP versions; NAT; many knocks at once. */
-class WireTest {
-    @AutoClose
-    private Lab lab;
-
+class WireTest extends InLab {
     @BeforeEach
     void startLab() throws Exception {
-        lab = new Lab();
         lab.profile("laptop", 666, Lab.SERVER);
         lab.must("ln", "-s", lab.clientProfile(Lab.SERVER).toString(), lab.clientProfile(Lab.SERVER6).toString());
     }
@@ -50,10 +45,7 @@ class WireTest {
     /** Captures the kernel's SYN of a connect(2) to the knock port and then one knock, into two files. */
     private void capture(String server, Path kernel, Path knock, String... options) throws Exception {
         for (var file : List.of(kernel, knock)) {
-            var said = lab.work.resolve(file.getFileName() + ".said");
-            var tcpdump = lab.start(said, Lab.on("server", "tcpdump", "-ni", "kk0", "-c", "1", "-U", "-w", file.toString(),
-                    "tcp dst port 666"));
-            Lab.await("tcpdump", () -> Files.exists(said) && Files.readString(said).contains("listening on"));
+            var capture = lab.captureOne(file, "tcp dst port 666");
             if (file.equals(kernel)) {
                 lab.run(Lab.on("client", "nc", "-z", "-w", "1", server, "666"));
             } else {
@@ -61,7 +53,7 @@ class WireTest {
                 arguments.addAll(List.of("-p", "22", server));
                 lab.must(lab.knockCommand(arguments.toArray(String[]::new)));
             }
-            assertEquals(0, tcpdump.waitFor(), Files.readString(said));
+            capture.await();
         }
     }
 

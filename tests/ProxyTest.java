@@ -306,12 +306,18 @@ class ProxyTest extends InLab {
     }
 
     @Test
-    void badInputIsNamed() throws Exception {
+    void aBadPortOrTimeoutIsBadUsageAndAPortThatIsTakenIsNamed() throws Exception {
         for (var port : List.of("0", "65536", "x")) {
-            assertEquals(2, lab.run(lab.script("knockknock-proxy", port)).exit());
+            var bad = lab.run(lab.script("knockknock-proxy", port));
+            assertEquals(2, bad.exit());
+            assertTrue(bad.err().contains("'" + port + "' is not a port: give a number from 1 to 65535"), bad.err());
         }
-        assertEquals(2, lab.run(lab.script("knockknock-proxy")).exit());
-        assertEquals(2, lab.run(lab.script("knockknock-proxy", "--socks-timeout", "0", "" + PORT)).exit());
+        var none = lab.run(lab.script("knockknock-proxy"));
+        assertEquals(2, none.exit());
+        assertTrue(none.err().contains("Missing required parameter: 'LISTENPORT'"), none.err());
+        var never = lab.run(lab.script("knockknock-proxy", "--socks-timeout", "0", "" + PORT));
+        assertEquals(2, never.exit());
+        assertTrue(never.err().contains("give a number from 1 to 3600"), never.err());
         lab.profile("laptop", 666, "nosuchhost.invalid");
         startHere();
         Lab.await("the warning", () -> Files.readString(said).contains("warning: the name of the profile nosuchhost.invalid is unknown"));

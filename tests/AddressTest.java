@@ -185,7 +185,9 @@ class AddressTest extends InLab {
         var loaded = lab.must(asAliceAlone(command));
         awaitOpened(1);
         assertTrue(loaded.contains(" AddressSender source:"), "looks for what is loaded");
-        assertFalse(Pattern.compile(" (RawSocket|Libc|java\\.lang\\.foreign\\.Linker|jdk\\.internal\\.foreign\\.abi\\S*) source: (?!shared)").matcher(loaded).find());
+        var foreign = Pattern.compile(" (RawSocket|Libc|java\\.lang\\.foreign\\.Linker"
+                + "|jdk\\.internal\\.foreign\\.abi\\S*) source: (?!shared)");
+        assertFalse(foreign.matcher(loaded).find(), loaded);
         assertFalse(loaded.contains(" Libc "));
     }
 
@@ -208,7 +210,7 @@ class AddressTest extends InLab {
     @Test
     void sshKnocksByItselfWithoutAnyPrivilege() throws Exception {
         lab.startDaemon();
-        var key = lab.startSshd(List.of("ip", "netns", "exec", "server"), HOST, 22);
+        var key = Sshd.start(lab, List.of("ip", "netns", "exec", "server"), HOST, 22);
         var knock = Files.writeString(lab.work.resolve("knock"), "#!/bin/sh\nexec " + String.join(" ", script("knockknock").stream()
                 .map(word -> "'" + word + "'").toList()) + " \"$@\"\n");
         var config = Files.writeString(lab.work.resolve("config"), """

@@ -26,6 +26,10 @@
 //SOURCES WireTest.java
 //SOURCES InLab.java
 //SOURCES Lab.java
+//SOURCES Sshd.java
+//SOURCES Measures.java
+//SOURCES ProxyBench.java
+//SOURCES Traces.java
 //SOURCES ../lib/Addresses.java
 //SOURCES ../lib/Carrier.java
 //SOURCES ../lib/Cli.java

@@ -229,7 +229,7 @@ class ElsewhereTest {
     @Test
     void sshKnocksForTheHostBehindAnAliasAndNotOverAConnectionThatIsShared() throws Exception {
         lab.must("chown", "-R", "root", lab.home.toString());
-        var key = lab.startSshd(Lab.on("server"), Lab.SERVER, 22);
+        var key = Sshd.start(lab, Lab.on("server"), Lab.SERVER, 22);
         var knock = Files.writeString(lab.work.resolve("knockknock"), "#!/bin/sh\nexec setpriv --bounding-set=-all,+net_raw '"
                 + String.join("' '", lab.script("knockknock")) + "' \"$@\"\n");
         lab.must("chmod", "755", knock.toString());

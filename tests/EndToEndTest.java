@@ -233,7 +233,7 @@ class EndToEndTest extends InLab {
         lab.must(Lab.on("server", "setpriv", "--reuid=alice", "--regid=alice", "--init-groups", "env", "HOME=" + home, "USER=alice",
                 "sh", "-euc", commands.get(0)));
 
-        var key = lab.startSshd(Lab.on("server"), Lab.SERVER, 22);
+        var key = Sshd.start(lab, Lab.on("server"), Lab.SERVER, 22);
         lab.must("chmod", "755", key.getParent().toString()); // sshd reads the public key as alice
         lab.mustOn("server", "iptables", "-I", "INPUT", "-p", "tcp", "--dport", "22", "-j", "ACCEPT");
         var config = Files.writeString(lab.work.resolve("ssh-config"), "User alice\nIdentityFile " + key

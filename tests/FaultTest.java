@@ -41,7 +41,7 @@ class FaultTest extends InLab {
 
     /** The line that the kernel would log for the knock with this counter. */
     private String line(long counter, int port) {
-        return Lab.line(codec.seal(port, counter, Carrier.COVER, new byte[0]), 666);
+        return Traces.line(codec.seal(port, counter, Carrier.COVER, new byte[0]), 666);
     }
 
     private void append(String text) throws IOException {
@@ -286,7 +286,7 @@ class FaultTest extends InLab {
     }
 
     private long residentKilobytes() throws IOException {
-        return Lab.kilobytes(lab.daemon().pid(), "status", "VmRSS");
+        return Traces.kilobytes(lab.daemon().pid(), "status", "VmRSS");
     }
 
     @Test

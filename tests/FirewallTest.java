@@ -264,7 +264,7 @@ class FirewallTest extends InLab {
     }
 
     private static long peakKilobytes(ProcessHandle process) throws IOException {
-        return Lab.kilobytes(process.pid(), "status", "VmHWM");
+        return Traces.kilobytes(process.pid(), "status", "VmHWM");
     }
 
     /** From the client's wire, but with the server's address and port 0: what an opening's helper might take for FTP. */
@@ -398,7 +398,7 @@ class FirewallTest extends InLab {
         var lines = new StringBuilder();
         for (int counter = from; counter < to; counter++) {
             var f = codec.seal(22, counter, Carrier.COVER, new byte[0]);
-            lines.append(counter % 2 == 0 ? Lab.line(f, knockPort) : Lab.line6(f, knockPort));
+            lines.append(counter % 2 == 0 ? Traces.line(f, knockPort) : Traces.line6(f, knockPort));
         }
         return lines.toString();
     }

@@ -12,7 +12,6 @@ import java.util.Map;
 import java.util.concurrent.Callable;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
-import java.util.regex.Pattern;
 import java.util.stream.Stream;
 
 /** Two hosts in network namespaces, joined by a wire, with real programs on them; gone with all its processes when closed. */
@@ -236,78 +235,19 @@ final class Lab implements AutoCloseable {
         return all;
     }
 
-    /** What the kernel writes of a cover from the client to the server, as rsyslog has it in a file. */
-    static String line(KnockCodec.Fields f, int knockPort) {
-        return line(f, knockPort, "SRC=%s DST=%s LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=%d DF".formatted(CLIENT, SERVER, f.id()));
-    }
-
-    /** The same over IPv6. */
-    static String line6(KnockCodec.Fields f, int knockPort) {
-        return line(f, knockPort, "SRC=%s DST=%s LEN=80 TC=0 HOPLIMIT=64 FLOWLBL=%d".formatted(CLIENT6, SERVER6, f.id()));
-    }
-
-    private static String line(KnockCodec.Fields f, int knockPort, String ip) {
-        return "2026-11-22T17:23:28.087964+00:00 vm kernel: [ 1924.556286] knockknock: IN=kk0 OUT= MAC=92:05:ad:38:95:a9:e6:80:61:37:b5:0c:08:00 "
-                + ip + " PROTO=TCP SPT=40000 DPT=%d SEQ=%d ACK=0 WINDOW=64240 RES=0x00 SYN URGP=0 OPT (020405B40402080A%08X000000000103030A) \n"
-                .formatted(knockPort, f.seq(), f.tsval().getAsLong());
-    }
-
-    /** A number of kilobytes in a file of a process below /proc: "VmRSS" of "status", "Pss" of "smaps_rollup". */
-    static long kilobytes(long pid, String file, String key) throws IOException {
-        var found = Pattern.compile("(?m)^" + key + ":\\s+(\\d+) kB").matcher(Files.readString(Path.of("/proc/" + pid, file)));
-        return found.find() ? Long.parseLong(found.group(1)) : 0;
-    }
-
-    /** A tcpdump that has begun to listen, and what it prints. */
-    record Capture(Process process, Path out) {
-        String text() throws IOException {
-            return Files.readString(out);
-        }
-
-        void end() throws InterruptedException {
-            process.destroy();
-            process.waitFor();
-        }
-
-        /** Waits until it has what it was to wait for. */
-        void await() throws Exception {
-            if (process.waitFor() != 0) {
-                throw new AssertionError(text());
-            }
-        }
-    }
-
     /** Starts a tcpdump on the server. */
-    Capture capture(String... arguments) throws Exception {
+    Traces.Capture capture(String... arguments) throws Exception {
         var capture = Files.createTempFile(work, "tcpdump", ".out");
         var command = new ArrayList<>(on("server", "tcpdump", "-ln"));
         command.addAll(List.of(arguments));
-        var tcpdump = new Capture(start(capture, command), capture);
+        var tcpdump = new Traces.Capture(start(capture, command), capture);
         await("tcpdump", () -> tcpdump.text().contains("listening on"));
         return tcpdump;
     }
 
     /** One that ends with the first packet, which it writes to a file. */
-    Capture captureOne(Path file, String filter) throws Exception {
+    Traces.Capture captureOne(Path file, String filter) throws Exception {
         return capture("-i", "kk0", "-c", "1", "-U", "-w", file.toString(), filter);
-    }
-
-    /** An sshd for root, who gets in with the key whose file is returned; {@code where} is what begins a command there. */
-    Path startSshd(List<String> where, String address, int port) throws Exception {
-        var keys = Files.createDirectory(work.resolve("ssh"));
-        for (var key : List.of("host", "user")) {
-            must("ssh-keygen", "-q", "-N", "", "-t", "ed25519", "-f", keys.resolve(key).toString());
-        }
-        must("sh", "-c", "mkdir -p /run/sshd && chmod 700 " + keys);
-        var sshd = new ArrayList<>(where);
-        sshd.addAll(List.of("/usr/sbin/sshd", "-D", "-e", "-h", keys.resolve("host").toString(),
-                "-o", "StrictModes=no", "-o", "PermitRootLogin=yes", "-o", "UsePAM=no", "-o", "Port=" + port,
-                "-o", "AuthorizedKeysFile=" + keys.resolve("user.pub"), "-o", "ListenAddress=" + address));
-        start(work.resolve("sshd"), sshd);
-        var listening = new ArrayList<>(where);
-        listening.addAll(List.of("ss", "-Hltn", "sport = :" + port));
-        await("sshd", () -> must(listening).lines().count() == 1);
-        return keys.resolve("user");
     }
 
     /** Installs the commands with the real script; returns the directory that they are in. */

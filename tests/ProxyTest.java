@@ -207,7 +207,7 @@ class ProxyTest extends InLab {
     }
 
     private long residentKilobytes() throws IOException {
-        return Lab.kilobytes(proxy.pid(), "status", "VmRSS");
+        return Traces.kilobytes(proxy.pid(), "status", "VmRSS");
     }
 
     @Test
@@ -364,7 +364,7 @@ class ProxyTest extends InLab {
     @Test
     void openSshGetsThrough() throws Exception {
         lab.profile("laptop", 666, Lab.SERVER);
-        var key = lab.startSshd(Lab.on("server"), Lab.SERVER, 22);
+        var key = Sshd.start(lab, Lab.on("server"), Lab.SERVER, 22);
         startOnClient();
         assertEquals("through\n", lab.mustOn("client", "ssh", "-i", key.toString(), "-o", "BatchMode=yes",
                 "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",

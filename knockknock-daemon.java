@@ -50,8 +50,8 @@ final class KnockknockDaemon implements Callable<Integer> {
     private final CommandSpec command = Cli.command("knockknock-daemon", this,
             "Watch the kernel's log for knocks, and let in anyone who holds the keys.", """
             Runs in the foreground and prints a line for each event. knockknock-genprofile
-            makes profiles; start the daemon again after that. knockknock-check says what
-            is missing or wrong on this host.
+            makes profiles; restart the daemon after that. knockknock-check says what is
+            missing or wrong on this host.
             """, "1:it could not start, or its firewall half or the log ended", "2:bad usage")
             .addOption(Cli.option("--dir", "DIR", Cli::file, "the server's directory: config and"
                     + " profiles (default: " + SERVER + ")"))
@@ -140,7 +140,7 @@ final class KnockknockDaemon implements Callable<Integer> {
         System.out.println("ready: knock " + ports + network + ", log " + log + ", user "
                 + config.userName());
         lines.read(this::receive);
-        throw new Failure("the log " + log + " has ended: start the daemon again");
+        throw new Failure("the log " + log + " has ended: restart the daemon");
     }
 
     private void loadProfiles(Path directory) throws IOException {

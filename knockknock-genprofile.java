@@ -44,7 +44,7 @@ final class KnockknockGenprofile implements Callable<Integer> {
             Make one for every client, each with a knock port on which nothing listens:
               knockknock-genprofile --open 22,443 laptop 666
 
-            Bring it to the client as the output says, then start knockknock-daemon again.
+            Bring it to the client as the output says, then restart knockknock-daemon.
             """, "0:the profile is made, or its counter set",
             "1:it is not, and nothing was changed", "2:bad usage")
             .addOption(Cli.option("--dir", "DIR", Cli::file, "the server's directory (default: "
@@ -106,7 +106,7 @@ final class KnockknockGenprofile implements Callable<Integer> {
                 and then on the client, with this server's name for HOST,
                   mkdir -p -m 700 ~/.knockknock && scp -rp HOST:NAME ~/.knockknock/HOST
                   ssh HOST rm -r NAME
-                Then start knockknock-daemon again.""".replace("PROFILE", profile.toString())
+                Then restart knockknock-daemon.""".replace("PROFILE", profile.toString())
                 .replace("NAME", name));
         return 0;
     }

@@ -41,8 +41,8 @@ final class Counter {
             return new Counter(path,
                     FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE));
         } catch (NoSuchFileException e) {
-            throw new Failure(file + " is missing: write the other side's number into it, and on a"
-                    + " client 50 more");
+            throw new Failure(file + " is missing: write the other side's number into it, plus 50"
+                    + " on a client");
         } catch (IOException e) {
             throw new Failure("cannot open " + file + " for writing: check its owner and mode");
         }
@@ -92,7 +92,7 @@ final class Counter {
             }
         }
         throw new Failure(path + " is damaged: it must hold one number; write the other side's into"
-                + " it, and on a client 50 more");
+                + " it, plus 50 on a client");
     }
 
     /** Writes {@code next} in place, in fixed width, and waits for the disk. */

@@ -39,7 +39,7 @@ final class Firewall {
         Runtime.getRuntime().addShutdownHook(new Thread(firewall::stop));
         process.onExit().thenRun(() -> {
             if (!firewall.stopping) {
-                Cli.complain("the firewall half has ended: start the daemon again");
+                Cli.complain("the firewall half has ended: restart the daemon");
                 System.exit(1);
             }
         });
@@ -87,7 +87,7 @@ final class Firewall {
         process.getOutputStream().flush();
         int answer = process.getInputStream().read();
         if (answer < 0) {
-            throw new Failure("the firewall half has ended: start the daemon again");
+            throw new Failure("the firewall half has ended: restart the daemon");
         }
         return answer;
     }

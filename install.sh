@@ -111,6 +111,7 @@ as_root rm -rf "$lib"
 as_root cp -r "$build/knockknock" "$prefix/lib/"
 for command in $commands; do as_root ln -sf "$lib/launcher.sh" "$prefix/bin/$command"; done
 as_root mkdir -p "$prefix/share/man/man8"
+check_owner "$prefix/share/man/man8"
 as_root cp "$build"/man/*.8 "$prefix/share/man/man8/"
 echo "installed in $prefix/bin, with manual pages: $commands"
 

@@ -62,6 +62,7 @@ final class KnockknockCheck implements Callable<Integer> {
                     + " it was started with --log"));
 
     private final BitSet knockPorts = new BitSet();
+    private boolean daemonRuns;
     private boolean sound = true;
 
     @Override
@@ -105,6 +106,7 @@ final class KnockknockCheck implements Callable<Integer> {
             report(false, "", e.getMessage());
         }
         int count = 0;
+        var ports = Ports.none(); // a number that is TCP's and UDP's stops the daemon
         for (var path : Profile.list(profiles)) {
             try {
                 var profile = Profile.read(path);
@@ -113,9 +115,12 @@ final class KnockknockCheck implements Callable<Integer> {
                 int port = profile.knockPort();
                 var opens = profile.openPorts().map(Ports::toString)
                         .orElse("any port (with open_ports far more lost knocks do no harm)");
-                long next = profile.openCounter().read();
+                var counter = profile.openCounter();
+                long next = counter.read();
+                daemonRuns |= counter.isLocked();
                 report(true, "profile " + profile.name() + ": knock port " + port
                         + ", next counter " + next + ", opens " + opens, "");
+                profile.openPorts().ifPresent(ports::add);
                 report(!isListening(port), "nothing listens on port " + port, "a service listens on"
                         + " the knock port " + port + ": choose another");
                 knockPorts.set(port);
@@ -215,7 +220,7 @@ final class KnockknockCheck implements Callable<Integer> {
 
     /** Sends a SYN to a knock port of this host, and waits until it is in the log. */
     private void checkLogRule(Path log) throws IOException, InterruptedException {
-        if (output("nft", "list", "table", "inet", "knockknock").isEmpty()) {
+        if (!daemonRuns) {
             unsure("knockknock-daemon does not run, so its log rule was not tried: start it, and"
                     + " check again");
             return;
@@ -231,7 +236,7 @@ final class KnockknockCheck implements Callable<Integer> {
                         .filter(syn -> syn.source().isLoopbackAddress())
                         .ifPresent(seen::complete));
             } catch (IOException e) {
-                seen.completeExceptionally(e);
+                Cli.complain(e);
             }
         });
         int port = knockPorts.nextSetBit(0);
@@ -254,17 +259,13 @@ final class KnockknockCheck implements Callable<Integer> {
         var nft = output("nft", "--terse", "list", "ruleset");
         var odd = new LinkedHashSet<String>(); // an inet table is there for both IP versions
         for (var version : List.of(4, 6)) {
-            var save = output(version == 4 ? "iptables-save" : "ip6tables-save");
-            var rules = HostRules.read(nft, save, version);
+            var iptables = version == 4 ? "iptables" : "ip6tables";
+            var rules = HostRules.read(version, nft, output(iptables + "-save"),
+                    output(iptables + "-legacy-save"));
             var ip = "over IPv" + version + " ";
-            var denied = rules.input("new").stream()
-                    .filter(way -> way.end().fate() == HostRules.Fate.DENIED).findFirst();
-            report(denied.isPresent(), ip + "what no rule accepts is denied by '" + denied.map(
-                    way -> way.end().rule() + "', chain " + way.chain()).orElse(""), ip + "no rule"
-                    + " denies what the others do not accept, so ports are open already: close"
-                    + " them, for example with minimal-firewall.sh");
-            checkWays(ip + "an opening's connection", rules.input("related"));
-            checkWays(ip + "an established connection", rules.input("established"));
+            checkDenied(ip, rules.input("new"));
+            checkAccepted(ip + "an opening's connection", rules.input("related"));
+            checkAccepted(ip + "an established connection", rules.input("established"));
             rules.untracked().forEach(rule -> odd.add("no opening lets in what this rule meets: '"
                     + rule + "'"));
             rules.beforeLogRule().forEach(rule -> odd.add("this rule comes before the log rule, and"
@@ -274,12 +275,28 @@ final class KnockknockCheck implements Callable<Integer> {
         checkSavedTable();
     }
 
-    private void checkWays(String what, List<HostRules.Way> ways) {
+    private void checkDenied(String ip, List<HostRules.Way> ways) {
+        var denied = ways.stream().filter(way -> way.end().fate() == HostRules.Fate.DENIED)
+                .map(way -> "'" + way.end().rule() + "', chain " + way.chain()).findFirst();
+        var doubt = ways.stream().flatMap(way -> way.perhaps().stream())
+                .filter(met -> met.fate() != HostRules.Fate.ACCEPTED).findFirst();
+        if (denied.isEmpty() && doubt.isPresent()) {
+            unsure(ip + "it depends on '" + doubt.get().rule() + "' whether your ports are closed");
+            return;
+        }
+        report(denied.isPresent(), ip + "what no rule accepts is denied by " + denied.orElse(""),
+                ip + "no rule denies what the others do not accept, so ports are open already:"
+                + " close them, for example with minimal-firewall.sh");
+    }
+
+    private void checkAccepted(String what, List<HostRules.Way> ways) {
         for (var way : ways) {
             var rule = "'" + way.end().rule() + "', chain " + way.chain();
             if (way.doubt().isPresent()) {
                 unsure("whether " + what + " is accepted depends on '" + way.doubt().get().rule()
                         + "', before " + rule);
+            } else if (way.end().fate() == HostRules.Fate.OTHER) {
+                unsure("whether " + what + " is accepted depends on " + rule);
             } else {
                 report(way.end().fate() == HostRules.Fate.ACCEPTED, what + " is accepted by "
                         + rule, what + " is denied by " + rule + ": before it, add 'ct state"
@@ -298,8 +315,11 @@ final class KnockknockCheck implements Callable<Integer> {
             }
             try (var files = Files.walk(Path.of(place))) {
                 for (var file : files.filter(Files::isRegularFile).toList()) {
-                    if (Files.readString(file, StandardCharsets.ISO_8859_1)
-                            .matches("(?s).*\\btable inet knockknock\\b.*")) {
+                    boolean saved;
+                    try (var lines = Files.lines(file, StandardCharsets.ISO_8859_1)) {
+                        saved = lines.anyMatch(line -> line.contains("table inet knockknock "));
+                    }
+                    if (saved) {
                         report(false, "", file + " has a copy of the daemon's own table: take"
                                 + " 'table inet knockknock' out of it, as the daemon makes it at"
                                 + " each start");
@@ -309,13 +329,16 @@ final class KnockknockCheck implements Callable<Integer> {
         }
     }
 
-    /** What a program prints; nothing if there is no such program, or if it fails. */
+    /** What a program prints; nothing if there is no such program. */
     private static String output(String... command) throws InterruptedException {
         try {
             var process = new ProcessBuilder(command)
                     .redirectError(ProcessBuilder.Redirect.DISCARD).start();
             var text = new String(process.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
-            return process.waitFor() == 0 ? text : "";
+            if (process.waitFor() != 0) {
+                unsure("'" + String.join(" ", command) + "' failed: its rules are not known");
+            }
+            return text;
         } catch (IOException e) {
             return "";
         }

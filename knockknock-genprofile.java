@@ -69,12 +69,19 @@ final class KnockknockGenprofile implements Callable<Integer> {
             throw new ParameterException(command.commandLine(),
                     "give either a KNOCKPORT, for a new profile, or --counter");
         }
-        var profiles = given.matchedOptionValue("--dir", SERVER).resolve("profiles");
+        var dir = given.matchedOptionValue("--dir", SERVER);
+        if (Files.exists(dir) && !Files.isWritable(dir)) {
+            throw new Failure("cannot write to " + dir + ": start this with sudo");
+        }
+        var profiles = dir.resolve("profiles");
         var name = given.matchedPositionalValue(0, "");
         var profile = profiles.resolve(name);
 
         if (given.hasMatchedOption("--counter")) {
-            var counter = Profile.read(profile).openCounter();
+            if (!Files.isDirectory(profile)) {
+                throw new Failure("there is no profile " + profile + ": look what it is called");
+            }
+            var counter = Counter.open(profile.resolve("counter"));
             if (!counter.tryLockForGood()) {
                 throw new Failure("knockknock-daemon uses " + profile + ": stop it first");
             }

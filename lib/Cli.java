@@ -64,8 +64,9 @@ final class Cli {
     /** An argument: the {@code index}th, which may be missing if {@code arity} is "0..1". */
     static <T> PositionalParamSpec argument(int index, String arity, String label,
             Function<String, T> reader, String description) {
-        return PositionalParamSpec.builder().index("" + index).arity(arity).paramLabel(label)
-                .type(Object.class).converters(converter(reader)).description(description).build();
+        return PositionalParamSpec.builder().index("" + index).arity(arity)
+                .required(!arity.startsWith("0")).paramLabel(label).type(Object.class)
+                .converters(converter(reader)).description(description).build();
     }
 
     private static <T> ITypeConverter<T> converter(Function<String, T> reader) {
@@ -83,7 +84,8 @@ final class Cli {
         if (!text.startsWith("/")) {
             throw new Failure("'" + text + "' does not begin with /: give the whole path");
         }
-        if (text.matches("(?s).*[?\uFFFD].*")) { // what the JDK makes of other bytes
+        if (text.matches("(?s).*[?\uFFFD].*") // what the JDK makes of bytes that it cannot read
+                && !System.getProperty("sun.jnu.encoding").equals("UTF-8")) {
             throw new Failure("'" + text + "' is no name in this locale: set LC_ALL=C.UTF-8");
         }
         return Path.of(text);
@@ -135,8 +137,7 @@ final class Cli {
     static String reason(IOException e) {
         return switch (e) {
             case NoSuchFileException missing -> missing.getFile() + " does not exist";
-            case AccessDeniedException denied -> denied.getFile()
-                    + ": permission denied: does this take root?";
+            case AccessDeniedException denied -> denied.getFile() + ": permission denied";
             case FileSystemException other -> "cannot use " + other.getMessage();
             default -> e.getMessage() == null ? e.toString() : e.getMessage();
         };

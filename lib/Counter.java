@@ -65,6 +65,13 @@ final class Counter {
         return channel.tryLock() != null;
     }
 
+    /** Whether another process has it locked. */
+    boolean isLocked() throws IOException {
+        try (var lock = channel.tryLock()) {
+            return lock == null;
+        }
+    }
+
     /** Waits until no other process has the counter; the caller keeps other threads out. */
     FileLock lock() throws IOException {
         return channel.lock();

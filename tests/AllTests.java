@@ -24,6 +24,7 @@
 //SOURCES ServiceTest.java
 //SOURCES SystemdTest.java
 //SOURCES WireTest.java
+//SOURCES HostRulesTest.java
 //SOURCES InLab.java
 //SOURCES Lab.java
 //SOURCES Sshd.java

@@ -165,7 +165,7 @@ class CheckTest {
                 chain others { iif lo accept; goto last; }
                 chain last { ct state established accept; return; }
                 """);
-        var rules = HostRules.read(lab.mustOn("server", "nft", "--terse", "list", "ruleset"), "", 4);
+        var rules = HostRules.read(4, lab.mustOn("server", "nft", "--terse", "list", "ruleset"), "", "");
         assertEquals(1, rules.input("related").size());
         var way = rules.input("related").getFirst();
         assertEquals(says, way.doubt().isPresent() ? "unsure" : way.end().fate() == HostRules.Fate.ACCEPTED ? "ok" : "problem", way.toString());

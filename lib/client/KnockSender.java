@@ -1,9 +1,9 @@
 import java.io.IOException;
+import java.net.BindException;
 import java.net.Inet4Address;
 import java.net.Inet6Address;
 import java.net.InetAddress;
 import java.net.InetSocketAddress;
-import java.net.NetworkInterface;
 import java.net.StandardProtocolFamily;
 import java.nio.channels.DatagramChannel;
 import java.nio.channels.SocketChannel;
@@ -90,15 +90,14 @@ final class KnockSender {
         var family = target instanceof Inet6Address ? StandardProtocolFamily.INET6
                 : StandardProtocolFamily.INET;
         try (var socket = DatagramChannel.open(family)) {
-            if (from.isPresent() && NetworkInterface.getByInetAddress(from.get()) == null) {
-                throw new Failure(from.get().getHostAddress()
-                        + " is no address of this host: 'ip address' lists them");
-            }
             if (from.isPresent()) {
                 socket.bind(new InetSocketAddress(from.get(), 0));
             }
             socket.connect(new InetSocketAddress(target, port));
             return ((InetSocketAddress) socket.getLocalAddress()).getAddress();
+        } catch (BindException e) {
+            throw new Failure(from.get().getHostAddress() + " is no address of this host: 'ip"
+                    + " address' lists them");
         } catch (IOException | UnsupportedOperationException e) { // the latter without any IPv6
             throw new Failure("no route to " + target.getHostAddress() + " (" + e.getMessage()
                     + "): is the network up?");
@@ -117,6 +116,7 @@ final class KnockSender {
 
         // 1. Lock the counter.
         try (var counter = CounterLock.of(with.counter())) {
+            int mtu = raw.isPresent() ? raw.get().connect(source, target) : 0;
             KnockCodec.Fields fields;
             do {
                 // 2, 3. Take the next counter; the disk has it as used before it is.
@@ -127,9 +127,8 @@ final class KnockSender {
 
             // 5. Send one packet.
             if (raw.isPresent()) {
-                var shape = KnockPacket.shape(source, raw.get().connect(source, target));
-                raw.get().send(KnockPacket.make(source, target, profile.knockPort(), fields, shape,
-                        new SecureRandom().nextLong()));
+                raw.get().send(KnockPacket.make(source, target, profile.knockPort(), fields,
+                        KnockPacket.shape(source, mtu), new SecureRandom().nextLong()));
             } else {
                 begin(source, KnockCodec.address(target, fields), profile.knockPort());
             }

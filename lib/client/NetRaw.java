@@ -91,7 +91,10 @@ final class NetRaw {
         return Long.parseUnsignedLong(line.substring(key.length() + 1).strip(), radix);
     }
 
-    /** Returns only if that cannot be done. A character stands for each byte of what it passes. */
+    /**
+     * Does not return, unless that failed: then with what to throw. A character stands for each
+     * byte of what it passes on.
+     */
     private static Failure startAgain(List<String> sudo, List<String> setpriv) throws IOException {
         var command = new ArrayList<>(sudo);
         command.addAll(List.of("/usr/bin/env", "-i", "-C", "/",
@@ -99,8 +102,8 @@ final class NetRaw {
         zeroTerminated("/proc/self/environ").filter(variable -> variable.startsWith("HOME="))
                 .forEach(command::add); // for a user without an entry in passwd
         command.addAll(setpriv);
-        var own = new ArrayList<>(zeroTerminated("/proc/self/cmdline").toList());
-        command.add(own.removeFirst()); // java
+        command.add(readLink("/proc/self/exe")); // java
+        var own = zeroTerminated("/proc/self/cmdline").skip(1).toList();
         if (!setpriv.isEmpty()) {
             command.add("-D" + AGAIN);
         }
@@ -120,6 +123,16 @@ final class NetRaw {
                     argv.address());
             return new Failure("cannot start " + command.getFirst() + " (" + Libc.errno(error)
                     + "): install sudo and util-linux");
+        }
+    }
+
+    private static String readLink(String link) {
+        try (var arena = Arena.ofConfined()) {
+            var target = arena.allocate(4096); // PATH_MAX
+            long length = Libc.must("readlink", arena.allocateFrom(link).address(),
+                    target.address(), target.byteSize());
+            return new String(target.asSlice(0, length).toArray(ValueLayout.JAVA_BYTE),
+                    StandardCharsets.ISO_8859_1);
         }
     }
 

@@ -7,7 +7,10 @@ import java.net.InetAddress;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 
-/** A socket to which whole IP packets of one version are written (raw(7)); for one thread. */
+/**
+ * A socket to which whole IP packets of one version are written (raw(7)); for one thread at a time,
+ * which {@code CounterLock} sees to.
+ */
 final class RawSocket {
     private static final int AF_INET = 2, AF_INET6 = 10;
     private static final int SOCK_RAW = 3, IPPROTO_RAW = 255;
@@ -38,8 +41,11 @@ final class RawSocket {
         try (var arena = Arena.ofConfined()) {
             var none = arena.allocateFrom(ValueLayout.JAVA_SHORT, new short[14]); // AF_UNSPEC
             Libc.must("connect", socket, none.address(), none.byteSize());
-            var own = sockaddr(arena, source);
-            Libc.must("bind", socket, own.address(), own.byteSize());
+            if (!(source instanceof Inet6Address v6 && v6.isLinkLocalAddress()
+                    && v6.getScopeId() == 0)) { // which cannot be bound to
+                var own = sockaddr(arena, source);
+                Libc.must("bind", socket, own.address(), own.byteSize());
+            }
             var peer = sockaddr(arena, target);
             Libc.must("connect", socket, peer.address(), peer.byteSize());
             var mtu = arena.allocate(ValueLayout.JAVA_INT);

@@ -11,7 +11,7 @@ import static java.lang.foreign.ValueLayout.JAVA_BYTE;
 final class KernelLog {
     static final Path KMSG = Path.of("/dev/kmsg");
     private static final int KMSG_DEVICE = 1 << 8 | 11; // Documentation/admin-guide/devices.txt
-    private static final int S_IFMT = 0170000, S_IFCHR = 0020000, EPIPE = 32;
+    private static final int S_IFMT = 0170000, S_IFCHR = 0020000, EINTR = 4, EPIPE = 32;
     private static final int O_RDONLY = 0, SEEK_END = 2;
     private static final int LONGEST_LINE = 8192; // the kernel's own limit for a record of its log
 
@@ -79,8 +79,9 @@ final class KernelLog {
         public int read(byte[] text, int at, int length) throws IOException {
             long count;
             while ((count = Libc.call("read", kmsg, record.address(), record.byteSize()))
-                    == -EPIPE) { // records were overwritten before they were read
-                if (System.nanoTime() - quietUntil >= 0) {
+                    == -EPIPE || count == -EINTR) {
+                // EPIPE: records were overwritten before they were read
+                if (count == -EPIPE && System.nanoTime() - quietUntil >= 0) {
                     System.out.println("the kernel log ran over: knocks may be lost; knock again");
                     quietUntil = System.nanoTime() + 10_000_000_000L;
                 }

@@ -107,8 +107,8 @@ final class KnockWindow {
     }
 
     /**
-     * Whether carried[from..) is {@code plaintext} under this pad, found out in a time that does not
-     * tell how much of it is.
+     * Whether carried[from..) is {@code plaintext} under this pad, found out in a time that does
+     * not tell how much of it is.
      */
     private static boolean isSealed(byte[] carried, int from, byte[] plaintext, byte[] pad) {
         int difference = 0;

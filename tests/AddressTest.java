@@ -184,7 +184,7 @@ class AddressTest extends InLab {
         command.add(1, "-Xlog:class+load");
         var loaded = lab.must(asAliceAlone(command));
         awaitOpened(1);
-        assertTrue(loaded.contains(" AddressSender source:"), "looks for what is loaded");
+        assertTrue(loaded.contains(" KnockSender source:"), "looks for what is loaded");
         var foreign = Pattern.compile(" (RawSocket|Libc|java\\.lang\\.foreign\\.Linker"
                 + "|jdk\\.internal\\.foreign\\.abi\\S*) source: (?!shared)");
         assertFalse(foreign.matcher(loaded).find(), loaded);

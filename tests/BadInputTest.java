@@ -72,11 +72,11 @@ class BadInputTest extends InLab {
         clientRefuses(2, "'example.org' is not an address", "--source", "example.org", "-p", "22", Lab.SERVER);
         clientRefuses(2, "'' is not an address", "--source", "", "-p", "22", Lab.SERVER);
         clientRefuses(2, "--any-source", "--any-source=false", "-p", "22", Lab.SERVER);
-        clientRefuses(1, "'' is not a host name", "-p", "22", "");
+        clientRefuses(2, "'' is not a host name", "-p", "22", "");
         clientRefuses(2, "--loud", "-p", "22", "--loud");
         clientRefuses(2, "two", "-p", "22", "one", "two");
-        clientRefuses(1, "is not a host name", "-p", "22", "../../etc");
-        clientRefuses(1, "'@/etc/shadow' is not a host name", "-p", "22", "@/etc/shadow"); // nor a file to read arguments from
+        clientRefuses(2, "is not a host name", "-p", "22", "../../etc");
+        clientRefuses(2, "'@/etc/shadow' is not a host name", "-p", "22", "@/etc/shadow"); // nor a file to read arguments from
     }
 
     @Test

@@ -265,7 +265,7 @@ class EndToEndTest extends InLab {
         Lab.await("the http server", () -> lab.run(List.of("curl", "-sf", address + "jbang-catalog.json")).exit() == 0);
         lab.must(jbang, "trust", "add", "http://127.0.0.1:8642/");
         lab.must(jbang, "catalog", "add", "-g", "--force", "--name", "org", address + "jbang-catalog.json");
-        for (var script : List.of("knockknock", "knockknock-daemon", "knockknock-genprofile", "knockknock-proxy")) {
+        for (var script : List.of("knockknock", "knockknock-check", "knockknock-daemon", "knockknock-genprofile", "knockknock-proxy")) {
             for (var command : List.of(List.of(jbang, script + "@org", "--help"), List.of(jbang, script + ".java", "--help"),
                     List.of("env", "PATH=" + Path.of(jbang).getParent() + ":" + System.getenv("PATH"), "./" + script + ".java", "--help"))) {
                 var help = lab.must(command);

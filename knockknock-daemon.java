@@ -110,6 +110,8 @@ final class KnockknockDaemon implements Callable<Integer> {
     private ServerConfig config;
     private final BitSet knockPorts = new BitSet();
     private final Map<Integer, Receiver> receivers = new HashMap<>(); // by knock port
+    private final Ports ports = Ports.none(); // that some profile names in its open_ports
+    private boolean anyPort; // as some profile names none
     private Firewall firewall;
     private Optional<LogLine.Syn> lastAccepted = Optional.empty();
 
@@ -121,11 +123,11 @@ final class KnockknockDaemon implements Callable<Integer> {
         var dir = given.matchedOptionValue("--dir", SERVER);
         config = ServerConfig.read(dir,
                 Optional.ofNullable(given.matchedOptionValue("--log", null)));
-        loadProfiles(dir.resolve("profiles"));
         var log = config.log();
         var kmsg = log.equals(KernelLog.KMSG) ? Optional.of(KernelLog.openKmsg())
                 : Optional.<KernelLog>empty();
-        firewall = startFirewall();
+        loadProfiles(dir.resolve("profiles"));
+        firewall = Firewall.start(config, ports, anyPort, numbers(knockPorts));
 
         Privileges.dropTo(config.user(), config.group(), config.logGroups());
         if (kmsg.isEmpty() && !Files.isReadable(log)) {
@@ -133,11 +135,11 @@ final class KnockknockDaemon implements Callable<Integer> {
                     + dir + "/config, set group to one that may");
         }
         var lines = kmsg.isPresent() ? kmsg.get() : KernelLog.follow(log);
-        var ports = knockPorts.cardinality() <= 10 ? "ports " + numbers(knockPorts)
+        var knock = knockPorts.cardinality() <= 10 ? "ports " + numbers(knockPorts)
                 : "ports of " + knockPorts.cardinality() + " profiles";
         var network = config.knockAddress().isEmpty() ? ""
                 : " and addresses " + config.knockNetwork().getHostAddress() + "/64";
-        System.out.println("ready: knock " + ports + network + ", log " + log + ", user "
+        System.out.println("ready: knock " + knock + network + ", log " + log + ", user "
                 + config.userName());
         lines.read(this::receive);
         throw new Failure("the log " + log + " has ended: restart the daemon");
@@ -150,26 +152,18 @@ final class KnockknockDaemon implements Callable<Integer> {
                     + " knockknock-genprofile");
         }
 
-        // All counters are opened first, as Counter then looks for their descriptors once.
+        // All counters are opened first, as Counter then looks for their descriptors once; and
+        // nothing is written before all profiles are known to be sound together.
         var counters = new HashMap<Profile, Counter>();
         for (var profile : profiles.values()) {
             counters.put(profile, profile.openCounter());
+            profile.openPorts().ifPresentOrElse(ports::add, () -> anyPort = true);
         }
         for (var profile : profiles.values()) {
             receivers.put(profile.knockPort(), new Receiver(profile, counters.get(profile), config,
                     profiles.size()));
             knockPorts.set(profile.knockPort());
         }
-    }
-
-    private Firewall startFirewall() throws IOException {
-        var ports = Ports.none(); // that some profile names in its open_ports
-        boolean anyPort = false; // as some profile names none
-        for (var receiver : receivers.values()) {
-            receiver.profile.openPorts().ifPresent(ports::add);
-            anyPort |= receiver.profile.openPorts().isEmpty();
-        }
-        return Firewall.start(config, ports, anyPort, numbers(knockPorts));
     }
 
     private static String numbers(BitSet ports) {

@@ -4,6 +4,7 @@
 //DEPS org.junit.jupiter:junit-jupiter:5.14.4
 //DEPS org.junit.platform:junit-platform-console:1.14.4
 //SOURCES AddressTest.java
+//SOURCES AddressWireTest.java
 //SOURCES BadInputTest.java
 //SOURCES Bench.java
 //SOURCES BoundTest.java
@@ -11,26 +12,37 @@
 //SOURCES CodecTest.java
 //SOURCES DocTest.java
 //SOURCES ElsewhereTest.java
+//SOURCES EndToEndTest.java
 //SOURCES FaultTest.java
-//SOURCES FuzzTest.java
-//SOURCES LogLineTest.java
-//SOURCES NetworkTest.java
-//SOURCES PrivilegeTest.java
-//SOURCES ProfileTest.java
 //SOURCES FirewallHalfTest.java
 //SOURCES FirewallTest.java
-//SOURCES EndToEndTest.java
-//SOURCES ProxyTest.java
-//SOURCES ServiceTest.java
-//SOURCES SystemdTest.java
-//SOURCES WireTest.java
+//SOURCES FuzzTest.java
 //SOURCES HostRulesTest.java
+//SOURCES InFirewall.java
+//SOURCES InFirewallHalf.java
 //SOURCES InLab.java
+//SOURCES InLogFile.java
+//SOURCES InProxy.java
+//SOURCES InRoutedNetwork.java
+//SOURCES Installed.java
 //SOURCES Lab.java
-//SOURCES Sshd.java
+//SOURCES LoadTest.java
+//SOURCES LogLineTest.java
 //SOURCES Measures.java
+//SOURCES NetworkTest.java
+//SOURCES OpeningsTest.java
+//SOURCES PrivilegeTest.java
+//SOURCES ProfileTest.java
 //SOURCES ProxyBench.java
+//SOURCES ProxyTest.java
+//SOURCES RootTest.java
+//SOURCES ServiceTest.java
+//SOURCES ShareTest.java
+//SOURCES SocksTest.java
+//SOURCES Sshd.java
+//SOURCES SystemdTest.java
 //SOURCES Traces.java
+//SOURCES WireTest.java
 //SOURCES ../lib/Addresses.java
 //SOURCES ../lib/Carrier.java
 //SOURCES ../lib/Cli.java
@@ -55,7 +67,10 @@ import java.util.List;
 
 import org.junit.platform.console.ConsoleLauncher;
 
-/** Runs the tests with JUnit's console launcher, or the benchmark; tests/run calls this, as root in its own namespaces. */
+/**
+ * Runs the tests with JUnit's console launcher, or the benchmark; tests/run calls this, as root in
+ * its own namespaces.
+ */
 final class AllTests {
     static void main(String[] args) throws Exception {
         var arguments = List.of(args);

@@ -9,7 +9,10 @@ import java.util.TreeMap;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
-/** Whatever is wrong, the scripts say so in one line with the remedy, end with the right exit code, and change nothing. */
+/**
+ * Whatever is wrong, the scripts say so in one line with the remedy, end with the right exit code,
+ * and change nothing.
+ */
 class BadInputTest extends InLab {
     @BeforeEach
     void startLab() throws Exception {
@@ -23,8 +26,10 @@ class BadInputTest extends InLab {
     private String everything() throws Exception {
         var files = new TreeMap<String, String>();
         try (var all = Files.walk(lab.work)) {
-            for (var file : all.filter(f -> f.startsWith(lab.dir) || f.startsWith(lab.home)).toList()) {
-                files.put(file.toString(), Files.getPosixFilePermissions(file) + (Files.isDirectory(file) ? "" : Files.readString(file)));
+            for (var file : all.filter(f -> f.startsWith(lab.dir) || f.startsWith(lab.home))
+                    .toList()) {
+                files.put(file.toString(), Files.getPosixFilePermissions(file)
+                        + (Files.isDirectory(file) ? "" : Files.readString(file)));
             }
         }
         return files + lab.mustOn("server", "iptables", "-S");
@@ -53,8 +58,10 @@ class BadInputTest extends InLab {
 
     private void daemonRefuses(int exit, String says, String... arguments) throws Exception {
         var all = new ArrayList<>(List.of("--dir", lab.dir.toString()));
-        all.addAll(arguments.length > 0 ? List.of(arguments) : List.of("--log", lab.kernLog.toString()));
-        refuses(exit, says, Lab.on("server", lab.script("knockknock-daemon", all.toArray(String[]::new))));
+        all.addAll(arguments.length > 0 ? List.of(arguments)
+                : List.of("--log", lab.kernLog.toString()));
+        refuses(exit, says, Lab.on("server",
+                lab.script("knockknock-daemon", all.toArray(String[]::new))));
     }
 
     @Test
@@ -65,18 +72,22 @@ class BadInputTest extends InLab {
             clientRefuses(2, "is not a counter", "--counter", counter, Lab.SERVER);
         }
         for (var port : List.of("0", "65536", "x", "-1", "", "022", "22 ", "1e3")) {
-            clientRefuses(2, "is not a port: give a number from 1 to 65535", "-p", port, Lab.SERVER);
+            clientRefuses(2, "is not a port: give a number from 1 to 65535", "-p", port,
+                    Lab.SERVER);
         }
         clientRefuses(2, "mutually exclusive", "-4", "-6", "-p", "22", Lab.SERVER);
-        clientRefuses(2, "mutually exclusive", "--source", "203.0.113.7", "--any-source", "-p", "22", Lab.SERVER);
-        clientRefuses(2, "'example.org' is not an address", "--source", "example.org", "-p", "22", Lab.SERVER);
+        clientRefuses(2, "mutually exclusive", "--source", "203.0.113.7", "--any-source", "-p",
+                "22", Lab.SERVER);
+        clientRefuses(2, "'example.org' is not an address", "--source", "example.org", "-p", "22",
+                Lab.SERVER);
         clientRefuses(2, "'' is not an address", "--source", "", "-p", "22", Lab.SERVER);
         clientRefuses(2, "--any-source", "--any-source=false", "-p", "22", Lab.SERVER);
         clientRefuses(2, "'' is not a host name", "-p", "22", "");
         clientRefuses(2, "--loud", "-p", "22", "--loud");
         clientRefuses(2, "two", "-p", "22", "one", "two");
         clientRefuses(2, "is not a host name", "-p", "22", "../../etc");
-        clientRefuses(2, "'@/etc/shadow' is not a host name", "-p", "22", "@/etc/shadow"); // nor a file to read arguments from
+        // nor a file to read arguments from
+        clientRefuses(2, "'@/etc/shadow' is not a host name", "-p", "22", "@/etc/shadow");
     }
 
     @Test
@@ -86,7 +97,8 @@ class BadInputTest extends InLab {
         clientRefuses(1, "there are several profiles", "-p", "22");
         clientRefuses(1, "the host name unknown.invalid is unknown", "-p", "22", "unknown.invalid");
         clientRefuses(1, "has no IPv6 address", "-6", "-p", "22", Lab.SERVER);
-        lab.must("rm", "-r", lab.clientProfile(Lab.SERVER).toString(), lab.clientProfile("unknown.invalid").toString());
+        lab.must("rm", "-r", lab.clientProfile(Lab.SERVER).toString(),
+                lab.clientProfile("unknown.invalid").toString());
         clientRefuses(1, "there is no profile in", "-p", "22");
     }
 
@@ -122,41 +134,53 @@ class BadInputTest extends InLab {
         genprofileRefuses(2, "is not a port", "phone", "65536");
         genprofileRefuses(2, "KNOCKPORT", "phone");
         genprofileRefuses(2, "KNOCKPORT", "--counter", "5", "laptop", "777");
-        genprofileRefuses(1, "there is no profile " + lab.dir.resolve("profiles/phone"), "--counter", "5", "phone");
+        genprofileRefuses(1, "there is no profile " + lab.dir.resolve("profiles/phone"),
+                "--counter", "5", "phone");
         genprofileRefuses(2, "mutually exclusive", "--counter", "5", "--open", "22", "laptop");
         genprofileRefuses(2, "is not a port", "--open", "22,ssh", "phone", "777");
         genprofileRefuses(2, "port 22 is TCP's and UDP's", "--open", "22,22/udp", "phone", "777");
-        for (var name : List.of("", ".", "..", ".hidden", "a/b", "-x/", "a b", "a\nb", "x".repeat(65))) {
+        for (var name : List.of("", ".", "..", ".hidden", "a/b", "-x/", "a b", "a\nb",
+                "x".repeat(65))) {
             genprofileRefuses(2, "cannot be a profile's name", "--", name, "777");
         }
     }
 
     @Test
     void aNewProfileIsItsOwnersAloneAndHasTheOpenPortsThatWereAskedFor() throws Exception {
-        var made = lab.run(lab.script("knockknock-genprofile", "--dir", lab.dir.toString(), "--open", "22,443", "phone", "888"));
+        var made = lab.run(lab.script("knockknock-genprofile", "--dir", lab.dir.toString(),
+                "--open", "22,443", "phone", "888"));
         assertEquals(0, made.exit());
-        assertEquals("700 600 600 600 600\n", lab.must("sh", "-c", "cd '" + lab.dir.resolve("profiles/phone")
+        assertEquals("700 600 600 600 600\n",
+                lab.must("sh", "-c", "cd '" + lab.dir.resolve("profiles/phone")
                 + "' && echo $(stat -c %a . cipher.key config counter mac.key)"));
-        assertEquals("[main]\nknock_port = 888\nopen_ports = 22,443\n", Files.readString(lab.dir.resolve("profiles/phone/config")));
+        assertEquals("[main]\nknock_port = 888\nopen_ports = 22,443\n",
+                Files.readString(lab.dir.resolve("profiles/phone/config")));
     }
 
     @Test
     void aCounterIsSetForwardOnBothSidesAndNeverBack() throws Exception {
-        var server = lab.script("knockknock-genprofile", "--dir", lab.dir.toString(), "--counter", "500", "laptop");
+        var server = lab.script("knockknock-genprofile", "--dir", lab.dir.toString(), "--counter",
+                "500", "laptop");
         assertEquals(new Lab.Result(0, "", ""), lab.run(server));
-        assertEquals(new Lab.Result(0, "", ""), lab.run(List.of(lab.knockCommand("--counter", "700", Lab.SERVER))));
-        for (var profile : List.of(lab.dir.resolve("profiles/laptop"), lab.clientProfile(Lab.SERVER))) {
-            assertEquals(profile.startsWith(lab.dir) ? "0000000500\n" : "0000000700\n", Files.readString(profile.resolve("counter")));
+        assertEquals(new Lab.Result(0, "", ""),
+                lab.run(List.of(lab.knockCommand("--counter", "700", Lab.SERVER))));
+        for (var profile : List.of(lab.dir.resolve("profiles/laptop"),
+                lab.clientProfile(Lab.SERVER))) {
+            assertEquals(profile.startsWith(lab.dir) ? "0000000500\n" : "0000000700\n",
+                    Files.readString(profile.resolve("counter")));
         }
-        genprofileRefuses(1, "is at 500 already: a counter only moves forward", "--counter", "499", "laptop");
-        clientRefuses(1, "is at 700 already: a counter only moves forward", "--counter", "699", Lab.SERVER);
+        genprofileRefuses(1, "is at 500 already: a counter only moves forward", "--counter", "499",
+                "laptop");
+        clientRefuses(1, "is at 700 already: a counter only moves forward", "--counter", "699",
+                Lab.SERVER);
         lab.startDaemon("--log", lab.kernLog.toString());
         genprofileRefuses(1, "knockknock-daemon uses " + lab.dir, "--counter", "600", "laptop");
     }
 
     @Test
     void theDaemonRefusesABadConfig() throws Exception {
-        for (var bad : List.of("delay = 0", "delay = soon", "delay = 99999", "error_window = 0", "colour = red", "delay 15", "error_window = 10001")) {
+        for (var bad : List.of("delay = 0", "delay = soon", "delay = 99999", "error_window = 0",
+                "colour = red", "delay 15", "error_window = 10001")) {
             lab.config(bad);
             daemonRefuses(1, lab.dir.resolve("config").toString());
         }
@@ -170,7 +194,9 @@ class BadInputTest extends InLab {
         daemonRefuses(1, "there is no log /no/such/log", "--log", "/no/such/log");
         daemonRefuses(2, "Unknown option", "--lgo", "x");
         lab.must("chmod", "600", lab.kernLog.toString());
-        var result = lab.run(Lab.on("server", lab.script("knockknock-daemon", "--dir", lab.dir.toString(), "--log", lab.kernLog.toString())));
+        var result = lab.run(Lab.on("server",
+                lab.script("knockknock-daemon", "--dir", lab.dir.toString(), "--log",
+                lab.kernLog.toString())));
         assertEquals(1, result.exit());
         assertTrue(result.err().contains(" may not read " + lab.kernLog), result.err());
     }
@@ -183,7 +209,8 @@ class BadInputTest extends InLab {
         Files.writeString(profile.resolve("counter"), "0\n");
         lab.must("cp", "-a", profile.toString(), profile.resolveSibling("twin").toString());
         daemonRefuses(1, "have the same knock_port");
-        Files.writeString(profile.resolveSibling("twin").resolve("config"), "[main]\nknock_port = 777\nopen_ports = 53/udp\n");
+        Files.writeString(profile.resolveSibling("twin").resolve("config"),
+                "[main]\nknock_port = 777\nopen_ports = 53/udp\n");
         lab.addSetting(profile, "open_ports = 22,53");
         daemonRefuses(1, "port 53 is TCP's and UDP's, but one server can open only one of them");
         lab.must("rm", "-r", profile.toString(), profile.resolveSibling("twin").toString());
@@ -201,9 +228,11 @@ class BadInputTest extends InLab {
     void aHostWithoutNftIsToldSo() throws Exception {
         var hide = "mount --bind /dev/null /usr/sbin/nft; exec \"$@\"";
         var command = new ArrayList<>(List.of("unshare", "-m", "sh", "-c", hide, "sh"));
-        command.addAll(Lab.on("server", lab.script("knockknock-daemon", "--dir", lab.dir.toString())));
+        command.addAll(Lab.on("server", lab.script("knockknock-daemon", "--dir",
+                lab.dir.toString())));
         var result = lab.run(command);
         assertEquals(1, result.exit(), result.toString());
-        assertTrue(result.err().startsWith("knockknock: the firewall half: nft: Cannot run program "), result.err());
+        assertTrue(result.err().startsWith("knockknock: the firewall half: nft: Cannot run "
+                + "program "), result.err());
     }
 }

@@ -13,13 +13,17 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/** Knocks that are bound to an address: when a client binds, what a server takes, and an attack that unbound ones allow. */
+/**
+ * Knocks that are bound to an address: when a client binds, what a server takes, and an attack that
+ * unbound ones allow.
+ */
 class BoundTest extends InLab {
     private static final String ATTACKER = "198.51.100.66";
     @BeforeEach
     void startLab() throws Exception {
         lab.profile("laptop", 666, Lab.SERVER);
-        lab.must("ln", "-s", lab.clientProfile(Lab.SERVER).toString(), lab.clientProfile(Lab.SERVER6).toString());
+        lab.must("ln", "-s", lab.clientProfile(Lab.SERVER).toString(),
+                lab.clientProfile(Lab.SERVER6).toString());
     }
 
     private static String bound(String setting, String own, String target) throws Exception {
@@ -29,13 +33,16 @@ class BoundTest extends InLab {
             case "" -> Profile.Source.Rule.IF_PUBLIC;
             default -> new Profile.Source.Other(InetAddress.ofLiteral(setting));
         };
-        var bytes = KnockSender.bound(source, InetAddress.ofLiteral(own), InetAddress.ofLiteral(target));
+        var bytes = KnockSender.bound(source, InetAddress.ofLiteral(own),
+                InetAddress.ofLiteral(target));
         return bytes.length == 0 ? "none" : InetAddress.getByAddress(bytes).getHostAddress();
     }
 
     @ParameterizedTest
-    @ValueSource(strings = {"10.1.2.3", "100.64.0.1", "100.127.255.255", "127.0.0.1", "169.254.1.1", "172.16.0.1", "172.31.255.255",
-        "192.0.0.2", "192.0.2.2", "192.168.1.1", "198.18.0.1", "198.19.255.255", "198.51.100.1", "203.0.113.1", "0.1.2.3", "240.0.0.1",
+    @ValueSource(strings = {"10.1.2.3", "100.64.0.1", "100.127.255.255", "127.0.0.1", "169.254.1.1",
+            "172.16.0.1", "172.31.255.255",
+        "192.0.0.2", "192.0.2.2", "192.168.1.1", "198.18.0.1", "198.19.255.255", "198.51.100.1",
+                "203.0.113.1", "0.1.2.3", "240.0.0.1",
         "fe80::1", "fd00::1", "fc00::1", "::1", "2001:db8::1", "3fff:fff::1", "fec0::1"})
     void anAddressThatSomebodyMayTranslateIsNotBoundByItself(String own) throws Exception {
         assertEquals("none", bound("", own, own));
@@ -43,8 +50,10 @@ class BoundTest extends InLab {
     }
 
     @ParameterizedTest
-    @ValueSource(strings = {"8.8.8.8", "1.1.1.1", "9.255.255.255", "11.0.0.1", "100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1",
-        "192.0.1.1", "192.0.3.1", "192.167.1.1", "198.17.0.1", "198.20.0.1", "203.0.112.1", "223.255.255.255", "2600:1f18::5", "2a02::9",
+    @ValueSource(strings = {"8.8.8.8", "1.1.1.1", "9.255.255.255", "11.0.0.1", "100.63.255.255",
+            "100.128.0.1", "172.15.0.1", "172.32.0.1",
+        "192.0.1.1", "192.0.3.1", "192.167.1.1", "198.17.0.1", "198.20.0.1", "203.0.112.1",
+                "223.255.255.255", "2600:1f18::5", "2a02::9",
         "2001:db7::1", "2001:db9::1", "3ffe::1", "3fff:1000::1"})
     void aPublicAddressIsBoundByItself(String own) throws Exception {
         assertEquals(InetAddress.ofLiteral(own).getHostAddress(), bound("", own, own));
@@ -66,7 +75,8 @@ class BoundTest extends InLab {
         "cover, --any-source, , true",
         "cover, source = bound, , true",
         "classic, source = bound, , true"}) // never bound
-    void whatTheOptionsAndTheProfileSayIsWhatTheServerFinds(String carrier, String how, String address, boolean opens) throws Exception {
+    void whatTheOptionsAndTheProfileSayIsWhatTheServerFinds(String carrier, String how,
+            String address, boolean opens) throws Exception {
         lab.addSetting(lab.clientProfile(Lab.SERVER), "carrier = " + carrier);
         lab.startDaemon();
         var arguments = new ArrayList<String>();
@@ -91,7 +101,8 @@ class BoundTest extends InLab {
         for (var server : List.of(Lab.SERVER, Lab.SERVER6)) {
             long before = lab.said("opened");
             lab.must(lab.knockCommand("--any-source", "-p", "22", server));
-            lab.must(lab.knockCommand("--source", server.equals(Lab.SERVER) ? Lab.CLIENT : Lab.CLIENT6, "-p", "23", server));
+            lab.must(lab.knockCommand("--source", server.equals(Lab.SERVER) ? Lab.CLIENT
+                    : Lab.CLIENT6, "-p", "23", server));
             Lab.await("the bound one", () -> lab.said("opened port 23") == before + 1);
             assertEquals(0, lab.said("opened port 22"), lab.said());
         }
@@ -101,24 +112,29 @@ class BoundTest extends InLab {
     /** A host beside the client, from which packets may claim any source. */
     private void addAttacker() throws Exception {
         lab.must("ip", "netns", "add", "attacker");
-        lab.must("ip", "link", "add", "kk1", "netns", "attacker", "type", "veth", "peer", "name", "kk1", "netns", "server");
-        for (var host : List.of(List.of("server", "198.51.100.1/24"), List.of("attacker", ATTACKER + "/24"))) {
+        lab.must("ip", "link", "add", "kk1", "netns", "attacker", "type", "veth", "peer", "name",
+                "kk1", "netns", "server");
+        for (var host : List.of(List.of("server", "198.51.100.1/24"),
+                List.of("attacker", ATTACKER + "/24"))) {
             lab.must("ip", "-n", host.get(0), "address", "add", host.get(1), "dev", "kk1");
             lab.must("ip", "-n", host.get(0), "link", "set", "kk1", "up");
         }
         lab.must("ip", "-n", "attacker", "route", "add", "default", "via", "198.51.100.1");
-        lab.mustOn("server", "sh", "-c", "for f in all kk1 default; do sysctl -q -w net.ipv4.conf.$f.rp_filter=0; done");
+        lab.mustOn("server", "sh", "-c",
+                "for f in all kk1 default; do sysctl -q -w net.ipv4.conf.$f.rp_filter=0; done");
     }
 
     @ParameterizedTest
     @ValueSource(strings = {"any", "bound"})
-    void aKnockThatAFloodHidesOpensForWhoeverReplaysItUnlessItIsBound(String source) throws Exception {
+    void aKnockThatAFloodHidesOpensForWhoeverReplaysItUnlessItIsBound(
+            String source) throws Exception {
         lab.addSetting(lab.clientProfile(Lab.SERVER), "source = " + source);
         lab.serve(22);
         lab.startDaemon();
         addAttacker();
         try {
-            var flood = lab.start(lab.work.resolve("flood"), Lab.on("attacker", "timeout", "20", "hping3", "-q", "-S", "-i", "u300",
+            var flood = lab.start(lab.work.resolve("flood"),
+                    Lab.on("attacker", "timeout", "20", "hping3", "-q", "-S", "-i", "u300",
                     "-c", "60000", "-a", Lab.CLIENT, "-p", "666", Lab.SERVER));
             Lab.await("the flood", () -> lab.said("from " + Lab.CLIENT + " refused") == 1);
             byte[] hidden = null;
@@ -140,16 +156,19 @@ class BoundTest extends InLab {
                     total = sum(struct.unpack('>%dH' % (len(words) // 2), words))
                     total = (total & 0xffff) + (total >> 16)
                     packet[36:38] = struct.pack('>H', ~(total + (total >> 16)) & 0xffff)
-                    socket.socket(socket.AF_INET, socket.SOCK_RAW, 255).sendto(packet, (sys.argv[3], 0))
+                    socket.socket(socket.AF_INET, socket.SOCK_RAW, 255).sendto(packet, \
+                    (sys.argv[3], 0))
                     """, HexFormat.of().formatHex(hidden), ATTACKER, Lab.SERVER);
             if (source.equals("any")) {
                 Lab.await("the replay", () -> lab.said("opened port 22 for " + ATTACKER) == 1);
-                assertEquals(0, lab.run(Lab.on("attacker", "nc", "-z", "-w", "1", Lab.SERVER, "22")).exit(), "let in");
+                assertEquals(0, lab.run(Lab.on("attacker", "nc", "-z", "-w", "1", Lab.SERVER, "22"))
+                        .exit(), "let in");
             } else {
                 lab.must(lab.knockCommand("-p", "22", Lab.SERVER)); // behind the replay in the log
                 Lab.await("the client", () -> lab.said("opened port 22 for " + Lab.CLIENT) == 1);
                 assertEquals(0, lab.said("opened port 22 for " + ATTACKER), lab.said());
-                assertFalse(lab.run(Lab.on("attacker", "nc", "-z", "-w", "1", Lab.SERVER, "22")).exit() == 0, "kept out");
+                assertFalse(lab.run(Lab.on("attacker", "nc", "-z", "-w", "1", Lab.SERVER, "22"))
+                        .exit() == 0, "kept out");
             }
         } finally {
             lab.run(List.of("ip", "netns", "del", "attacker"));

@@ -23,22 +23,29 @@ import java.util.OptionalLong;
 import com.code_intelligence.jazzer.Jazzer;
 
 /**
- * Coverage-guided fuzzing of all that reads bytes from outside: the log line, the seal, the SOCKS greeting. Run
+ * Coverage-guided fuzzing of all that reads bytes from outside: the log line, the seal, the SOCKS
+ * greeting. Run
  * {@code jbang tests/Fuzz.java SECONDS}; what it finds interesting is kept in tests/corpus.
  */
 public final class Fuzz {
     private static final BitSet PORTS = BitSet.valueOf(new long[] {2}); // port 1
-    private static final KnockWindow.Terms TERMS = new KnockWindow.Terms(2, Optional.of(BitSet.valueOf(new long[] {~1L})), false); // ports below 64
+    // ports below 64
+    private static final KnockWindow.Terms TERMS =
+            new KnockWindow.Terms(2, Optional.of(BitSet.valueOf(new long[] {~1L})), false);
     private static final KnockCodec CODEC = new KnockCodec(new byte[16], new byte[16]);
 
-    /** The first byte chooses the reader, the rest is what it reads. Nothing may throw but what a reader says it throws. */
+    /**
+     * The first byte chooses the reader, the rest is what it reads. Nothing may throw but what a
+     * reader says it throws.
+     */
     public static void fuzzerTestOneInput(byte[] data) {
         if (data.length == 0) {
             return;
         }
         var rest = Arrays.copyOfRange(data, 1, data.length);
         switch (data[0] % 3) {
-            case 0 -> LogLine.parse(rest, 0, rest.length, PORTS).ifPresent(syn -> open(syn.fields()));
+            case 0 -> LogLine.parse(rest, 0, rest.length, PORTS)
+                    .ifPresent(syn -> open(syn.fields()));
             case 1 -> open(fields(ByteBuffer.wrap(Arrays.copyOf(rest, 12)), rest.length % 2 == 0));
             default -> greet(rest);
         }
@@ -48,7 +55,8 @@ public final class Fuzz {
         int id = Short.toUnsignedInt(in.getShort());
         long seq = Integer.toUnsignedLong(in.getInt()), third = Integer.toUnsignedLong(in.getInt());
         return cover ? new KnockCodec.Fields(id, seq, 0, 0, OptionalLong.of(third), false)
-                : new KnockCodec.Fields(id, seq, third, Short.toUnsignedInt(in.getShort()), OptionalLong.empty(), false);
+                : new KnockCodec.Fields(id, seq, third, Short.toUnsignedInt(in.getShort()),
+                        OptionalLong.empty(), false);
     }
 
     private static void open(KnockCodec.Fields fields) {
@@ -61,7 +69,8 @@ public final class Fuzz {
         var client = new Client(ByteBuffer.wrap(bytes));
         try {
             var request = Socks.accept(client);
-            if (!request.host().matches("[A-Za-z0-9._:%-]+|\\[[0-9A-Fa-f:.]+]") || request.port() < 0 || request.port() > 65535) {
+            if (!request.host().matches("[A-Za-z0-9._:%-]+|\\[[0-9A-Fa-f:.]+]")
+                    || request.port() < 0 || request.port() > 65535) {
                 throw new AssertionError(request);
             }
         } catch (IOException e) {
@@ -100,8 +109,10 @@ public final class Fuzz {
 
     public static void main(String[] args) throws Exception {
         var artifacts = Files.createTempDirectory("knock-fuzz") + "/";
-        Jazzer.main(new String[] {"--target_class=Fuzz", "--instrumentation_includes=KnockCodec:KnockWindow:LogLine:Socks:Fuzz",
-            "--reproducer_path=" + artifacts, "-artifact_prefix=" + artifacts, "-max_total_time=" + args[0], "-max_len=600",
+        Jazzer.main(new String[] {"--target_class=Fuzz",
+                "--instrumentation_includes=KnockCodec:KnockWindow:LogLine:Socks:Fuzz",
+            "--reproducer_path=" + artifacts, "-artifact_prefix=" + artifacts, "-max_total_time="
+                    + args[0], "-max_len=600",
             "-dict=tests/fuzz.dict", args.length > 1 ? args[1] : "tests/corpus"});
     }
 }

@@ -16,7 +16,8 @@ class FuzzTest {
         var copy = new ProcessBuilder("cp", "-r", "tests/corpus", corpus.toString()).start();
         assertEquals(0, copy.waitFor());
         var out = dir.resolve("out");
-        var fuzz = new ProcessBuilder(System.getenv("KNOCK_JBANG"), "tests/Fuzz.java", "15", corpus.toString())
+        var fuzz = new ProcessBuilder(System.getenv("KNOCK_JBANG"), "tests/Fuzz.java", "15",
+                corpus.toString())
                 .redirectErrorStream(true).redirectOutput(out.toFile()).start();
         int exit = fuzz.waitFor();
         var said = Files.readString(out);

@@ -14,13 +14,19 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.stream.Stream;
 
-/** Two hosts in network namespaces, joined by a wire, with real programs on them; gone with all its processes when closed. */
+/**
+ * Two hosts in network namespaces, joined by a wire, with real programs on them; gone with all its
+ * processes when closed.
+ */
 final class Lab implements AutoCloseable {
     static final String SERVER = "192.0.2.1";
     static final String CLIENT = "192.0.2.2";
     static final String SERVER6 = "2001:db8::1";
     static final String CLIENT6 = "2001:db8::2";
-    /** After so long an opening must be over: the lab's delay, and the eighth that the kernel's timers may be late. */
+    /**
+     * After so long an opening must be over: the lab's delay, and the eighth that the kernel's
+     * timers may be late.
+     */
     static final long DELAY_MILLIS = 3500;
     static final Path SUDOERS = Path.of("/etc/sudoers.d/alice");
     private static final Map<String, List<String>> commands = new HashMap<>();
@@ -42,15 +48,19 @@ final class Lab implements AutoCloseable {
             must("ip", "netns", "add", host);
             must("ip", "-n", host, "link", "set", "lo", "up");
         }
-        must("ip", "link", "add", "kk0", "netns", "client", "type", "veth", "peer", "name", "kk0", "netns", "server");
-        for (var address : List.of(List.of("server", SERVER + "/24"), List.of("client", CLIENT + "/24"),
+        must("ip", "link", "add", "kk0", "netns", "client", "type", "veth", "peer", "name", "kk0",
+                "netns", "server");
+        for (var address : List.of(List.of("server", SERVER + "/24"),
+                List.of("client", CLIENT + "/24"),
                 List.of("server", SERVER6 + "/64"), List.of("client", CLIENT6 + "/64"))) {
-            must("ip", "-n", address.get(0), "address", "add", address.get(1), "dev", "kk0", "nodad");
+            must("ip", "-n", address.get(0), "address", "add", address.get(1), "dev", "kk0",
+                    "nodad");
         }
         must("ip", "-n", "server", "link", "set", "kk0", "up");
         must("ip", "-n", "client", "link", "set", "kk0", "up");
         mustOn("server", Path.of("minimal-firewall.sh").toAbsolutePath().toString());
-        mustOn("server", "iptables", "-A", "INPUT", "-p", "udp", "--dport", "9", "-j", "LOG", "--log-prefix", "lab-probe: ");
+        mustOn("server", "iptables", "-A", "INPUT", "-p", "udp", "--dport", "9", "-j", "LOG",
+                "--log-prefix", "lab-probe: ");
         Files.createDirectories(home.resolve(".knockknock"));
         Files.createDirectories(dir);
         config("delay = 3");
@@ -60,7 +70,8 @@ final class Lab implements AutoCloseable {
     void serve(int port) throws Exception {
         start(work.resolve("service"), on("server", "nc", "-lk6", "::", "" + port));
         start(work.resolve("service"), on("server", "nc", "-lk", SERVER, "" + port));
-        await("services on " + port, () -> mustOn("server", "ss", "-Hltn", "sport = :" + port).lines().count() == 2);
+        await("services on " + port, () -> mustOn("server", "ss", "-Hltn", "sport = :" + port)
+                .lines().count() == 2);
     }
 
     /** A log daemon that writes the kernel's messages to {@link #kernLog} as Debian's does. */
@@ -71,10 +82,12 @@ final class Lab implements AutoCloseable {
                 $FileCreateMode 0640
                 kern.* %s
                 """.formatted(System.getenv("KNOCK_KERNEL_INPUT"), kernLog));
-        start(work.resolve("rsyslog.out"), List.of("/usr/sbin/rsyslogd", "-n", "-f", config.toString(),
+        start(work.resolve("rsyslog.out"),
+                List.of("/usr/sbin/rsyslogd", "-n", "-f", config.toString(),
                 "-i", work.resolve("rsyslog.pid").toString()));
         await("rsyslog to write what the kernel says", () -> {
-            mustOn("client", "bash", "-c", "echo > /dev/udp/" + SERVER + "/9"); // the constructor's LOG rule
+            // the constructor's LOG rule
+            mustOn("client", "bash", "-c", "echo > /dev/udp/" + SERVER + "/9");
             return Files.exists(kernLog) && Files.readString(kernLog).contains("lab-probe: ");
         });
     }
@@ -87,7 +100,8 @@ final class Lab implements AutoCloseable {
     /** Makes a profile with the real script and gives a copy to the client as {@code host}. */
     void profile(String name, int knockPort, String host) throws Exception {
         must(script("knockknock-genprofile", "--dir", dir.toString(), name, "" + knockPort));
-        must("cp", "-a", dir.resolve("profiles").resolve(name).toString(), clientProfile(host).toString());
+        must("cp", "-a", dir.resolve("profiles").resolve(name).toString(),
+                clientProfile(host).toString());
     }
 
     /** Adds a line to a profile's config. */
@@ -152,7 +166,10 @@ final class Lab implements AutoCloseable {
         }
     }
 
-    /** Knocks from the client with the real script, and waits until the daemon has said something about it. */
+    /**
+     * Knocks from the client with the real script, and waits until the daemon has said something
+     * about it.
+     */
     void knock(int port, String host) throws Exception {
         long before = said().lines().count();
         must(knockCommand("-p", "" + port, host));
@@ -163,9 +180,12 @@ final class Lab implements AutoCloseable {
         return on("client", withNetRaw(script("knockknock", arguments))).toArray(String[]::new);
     }
 
-    /** With the one capability that a client needs, as which it does not have to start itself again. */
+    /**
+     * With the one capability that a client needs, as which it does not have to start itself again.
+     */
     static List<String> withNetRaw(List<String> command) {
-        var all = new ArrayList<>(List.of("setpriv", "--bounding-set=-all,+net_raw", "--inh-caps=-all,+net_raw",
+        var all = new ArrayList<>(List.of("setpriv", "--bounding-set=-all,+net_raw",
+                "--inh-caps=-all,+net_raw",
                 "--ambient-caps=-all,+net_raw"));
         all.addAll(command);
         return all;
@@ -181,18 +201,26 @@ final class Lab implements AutoCloseable {
         return run(on("client", "nc", "-z", "-w", "5", host, "" + port)).exit == 0;
     }
 
-    /** The command that jbang runs for a script of this checkout, with the lab's home for whoever runs it. */
+    /**
+     * The command that jbang runs for a script of this checkout, with the lab's home for whoever
+     * runs it.
+     */
     List<String> script(String name, String... arguments) throws Exception {
         if (!commands.containsKey(name)) {
             must(System.getenv("KNOCK_JBANG"), "build", name + ".java");
             var source = Files.readString(Path.of(name + ".java"));
             var command = new ArrayList<>(List.of(System.getProperty("java.home") + "/bin/java"));
-            (source + Files.readString(Path.of("lib/Cli.java"))).lines().filter(l -> l.startsWith("//RUNTIME_OPTIONS "))
-                    .forEach(l -> command.addAll(List.of(l.substring("//RUNTIME_OPTIONS ".length()).split(" "))));
-            var classPath = must(System.getenv("KNOCK_JBANG"), "info", "classpath", name + ".java").strip();
-            command.add("-Xbootclasspath/a:" + classPath.replaceFirst("[^:]*:", "")); // the tests take three minutes less
+            (source + Files.readString(Path.of("lib/Cli.java"))).lines()
+                    .filter(l -> l.startsWith("//RUNTIME_OPTIONS "))
+                    .forEach(l -> command.addAll(List.of(l.substring("//RUNTIME_OPTIONS ".length())
+                            .split(" "))));
+            var classPath = must(System.getenv("KNOCK_JBANG"), "info", "classpath", name + ".java")
+                    .strip();
+            // the tests take three minutes less
+            command.add("-Xbootclasspath/a:" + classPath.replaceFirst("[^:]*:", ""));
             command.addAll(List.of("-classpath", classPath));
-            command.add(source.lines().filter(l -> l.startsWith("//MAIN ")).findFirst().orElseThrow().substring(7));
+            command.add(source.lines().filter(l -> l.startsWith("//MAIN ")).findFirst()
+                    .orElseThrow().substring(7));
             commands.put(name, command);
         }
         var command = new ArrayList<>(commands.get(name));
@@ -202,7 +230,10 @@ final class Lab implements AutoCloseable {
         return command;
     }
 
-    /** A script's command with copies of its jars that every user can read, wherever JBang keeps its own. */
+    /**
+     * A script's command with copies of its jars that every user can read, wherever JBang keeps its
+     * own.
+     */
     List<String> readable(List<String> command) throws Exception {
         var jars = Files.createDirectories(work.resolve("jars"));
         var readable = new ArrayList<>(command);
@@ -218,7 +249,10 @@ final class Lab implements AutoCloseable {
         return readable;
     }
 
-    /** Lets alice do through sudo what is named, as whoever is in the parentheses, without a password. */
+    /**
+     * Lets alice do through sudo what is named, as whoever is in the parentheses, without a
+     * password.
+     */
     static void sudoFor(String whoAndWhat) throws IOException {
         Files.writeString(SUDOERS, "alice ALL=" + whoAndWhat.replace(") ", ") NOPASSWD: ") + "\n");
     }
@@ -229,7 +263,8 @@ final class Lab implements AutoCloseable {
             must("useradd", "--no-create-home", "--home-dir", home.toString(), "alice");
         }
         must("chown", "-R", "alice", home.toString());
-        var all = new ArrayList<>(List.of("ip", "netns", "exec", "client", "setpriv", "--reuid=alice", "--regid=alice",
+        var all = new ArrayList<>(List.of("ip", "netns", "exec", "client", "setpriv",
+                "--reuid=alice", "--regid=alice",
                 "--clear-groups", "env", "USER=alice", "LOGNAME=alice"));
         all.addAll(command);
         return all;
@@ -257,7 +292,8 @@ final class Lab implements AutoCloseable {
 
     Path install(String jdk) throws Exception {
         must("env", "PREFIX=" + work.resolve("prefix"), "JAVA_HOME=" + jdk,
-                "PATH=" + Path.of(System.getenv("KNOCK_JBANG")).getParent() + ":" + System.getenv("PATH"), "./install.sh");
+                "PATH=" + Path.of(System.getenv("KNOCK_JBANG")).getParent() + ":"
+                        + System.getenv("PATH"), "./install.sh");
         return work.resolve("prefix/bin");
     }
 
@@ -271,7 +307,8 @@ final class Lab implements AutoCloseable {
 
     /** Starts a program that ends with the lab; its output goes to a file. */
     Process start(Path output, List<String> command) throws IOException {
-        var builder = builder(command).redirectErrorStream(true).redirectOutput(ProcessBuilder.Redirect.appendTo(output.toFile()));
+        var builder = builder(command).redirectErrorStream(true)
+                .redirectOutput(ProcessBuilder.Redirect.appendTo(output.toFile()));
         var process = builder.start();
         processes.add(process);
         return process;
@@ -285,7 +322,8 @@ final class Lab implements AutoCloseable {
 
     Result run(List<String> command) throws Exception {
         var err = Files.createTempFile(work, "err", "");
-        var process = builder(command).redirectError(err.toFile()).redirectInput(Path.of("/dev/null").toFile()).start();
+        var process = builder(command).redirectError(err.toFile())
+                .redirectInput(Path.of("/dev/null").toFile()).start();
         var late = new AtomicBoolean();
         var limit = process.onExit().orTimeout(180, TimeUnit.SECONDS).exceptionally(_ -> {
             late.set(true);
@@ -315,7 +353,9 @@ final class Lab implements AutoCloseable {
         return must(on(host, command));
     }
 
-    /** Looks again every few milliseconds until {@code condition} holds; fails after two minutes. */
+    /**
+     * Looks again every few milliseconds until {@code condition} holds; fails after two minutes.
+     */
     static void await(String what, Callable<Boolean> condition) throws Exception {
         await(() -> what, condition);
     }

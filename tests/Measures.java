@@ -11,11 +11,13 @@ import java.util.stream.Stream;
 final class Measures {
     private Measures() {}
 
-    static final StringBuilder TABLE = new StringBuilder("| what | median | least | most | runs |\n|---|---|---|---|---|\n");
+    static final StringBuilder TABLE =
+            new StringBuilder("| what | median | least | most | runs |\n|---|---|---|---|---|\n");
 
     static void row(String what, String unit, List<Double> values) {
         var sorted = values.stream().sorted().toList();
-        var line = "| %s | %s %s | %s | %s | %d |%n".formatted(what, number(sorted.get(sorted.size() / 2)), unit,
+        var line = "| %s | %s %s | %s | %s | %d |%n".formatted(what,
+                number(sorted.get(sorted.size() / 2)), unit,
                 number(sorted.getFirst()), number(sorted.getLast()), sorted.size());
         TABLE.append(line);
         System.out.print(line);
@@ -39,7 +41,8 @@ final class Measures {
 
     static double time(List<String> command) throws Exception {
         long start = System.nanoTime();
-        int exit = new ProcessBuilder(command).redirectOutput(ProcessBuilder.Redirect.DISCARD).start().waitFor();
+        int exit = new ProcessBuilder(command).redirectOutput(ProcessBuilder.Redirect.DISCARD)
+                .start().waitFor();
         if (exit != 0) {
             throw new AssertionError(command);
         }
@@ -47,7 +50,8 @@ final class Measures {
     }
 
     static double processorSeconds(List<ProcessHandle> processes) {
-        return processes.stream().mapToLong(process -> process.info().totalCpuDuration().orElseThrow().toNanos()).sum() / 1e9;
+        return processes.stream().mapToLong(process -> process.info().totalCpuDuration()
+                .orElseThrow().toNanos()).sum() / 1e9;
     }
 
     /** What a process and its children cost while nothing happens. */
@@ -75,9 +79,11 @@ final class Measures {
     static long switches(List<ProcessHandle> processes) throws IOException {
         long sum = 0;
         for (var process : processes) {
-            try (var tasks = Files.newDirectoryStream(Path.of("/proc/" + process.pid() + "/task"))) {
+            try (var tasks = Files.newDirectoryStream(Path.of("/proc/" + process.pid()
+                    + "/task"))) {
                 for (var task : tasks) {
-                    var switches = Pattern.compile("voluntary_ctxt_switches:\\s+(\\d+)").matcher(Files.readString(task.resolve("status")));
+                    var switches = Pattern.compile("voluntary_ctxt_switches:\\s+(\\d+)")
+                            .matcher(Files.readString(task.resolve("status")));
                     sum += switches.find() ? Long.parseLong(switches.group(1)) : 0;
                 }
             }

@@ -15,7 +15,10 @@ import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/** Profile directories: the original's files work, damaged ones are refused with the remedy, counters are used once. */
+/**
+ * Profile directories: the original's files work, damaged ones are refused with the remedy,
+ * counters are used once.
+ */
 class ProfileTest {
     @TempDir
     private Path dir;
@@ -30,7 +33,8 @@ class ProfileTest {
 
     private void write(String file, String text) throws IOException {
         Files.writeString(dir.resolve(file), text);
-        Files.setPosixFilePermissions(dir.resolve(file), PosixFilePermissions.fromString("rw-------"));
+        Files.setPosixFilePermissions(dir.resolve(file),
+                PosixFilePermissions.fromString("rw-------"));
     }
 
     private static long take(Counter counter) throws IOException {
@@ -40,13 +44,15 @@ class ProfileTest {
     }
 
     private String refusal() {
-        return assertThrows(Failure.class, () -> Lab.credentials(dir).counter().read()).getMessage();
+        return assertThrows(Failure.class, () -> Lab.credentials(dir).counter().read())
+                .getMessage();
     }
 
     @Test
     void theOriginalsFilesWorkAsTheyAre() throws IOException {
         var profile = Lab.credentials(dir);
-        assertEquals(new Profile(dir, 666, Optional.empty(), 1, Carrier.COVER, Profile.Source.Rule.IF_PUBLIC, 0), profile.profile());
+        assertEquals(new Profile(dir, 666, Optional.empty(), 1, Carrier.COVER,
+                Profile.Source.Rule.IF_PUBLIC, 0), profile.profile());
         assertEquals(42, take(profile.counter()));
         assertEquals(43, take(profile.counter()));
         assertEquals("0000000044\n", Files.readString(dir.resolve("counter")));
@@ -54,12 +60,21 @@ class ProfileTest {
 
     @Test
     void settingsAreReadStrictly() throws IOException {
-        write("config", "[main]\n# for the laptop\nknock_port = 666\nopen_ports = 22, 443, 51820/udp\nconnections = 6\ncarrier = classic\nsource = 203.0.113.7\n");
-        assertEquals(new Profile(dir, 666, Optional.of(Ports.list("22,443,51820/udp")), 6, Carrier.CLASSIC,
-                new Profile.Source.Other(InetAddress.ofLiteral("203.0.113.7")), 0), Profile.read(dir));
-        for (var bad : new String[] {"knock_port = 0", "knock_port = 65536", "knock_port = x", "knock_port =", "port = 1",
-            "knock_port = 1\nknock_port = 1", "knock_port = 1\nopen_ports =", "knock_port = 1\nopen_ports = 22/tcp", "knock_port = 1\nopen_ports = 22,22/udp", "knock_port = 1\nopen_ports = /udp",
-            "knock_port = 1\nopen_ports = 1-9", "knock_port = 1\nconnections = 0", "knock_port = 1\nconnections = 51", "knock_port = 1\nconnections =", "knock_port = 1\ncarrier = loud", "knock_port = 1\nsource =", "knock_port = 1\nsource = example.org", "gibberish", ""}) {
+        write("config", "[main]\n# for the laptop\nknock_port = 666\nopen_ports = 22, 443, "
+                + "51820/udp\nconnections = 6\ncarrier = classic\nsource = 203.0.113.7\n");
+        assertEquals(new Profile(dir, 666, Optional.of(Ports.list("22,443,51820/udp")), 6,
+                Carrier.CLASSIC,
+                new Profile.Source.Other(InetAddress.ofLiteral("203.0.113.7")), 0),
+                        Profile.read(dir));
+        for (var bad : new String[] {"knock_port = 0", "knock_port = 65536", "knock_port = x",
+                "knock_port =", "port = 1",
+            "knock_port = 1\nknock_port = 1", "knock_port = 1\nopen_ports =",
+                    "knock_port = 1\nopen_ports = 22/tcp", "knock_port = 1\nopen_ports = 22,22/udp",
+                    "knock_port = 1\nopen_ports = /udp",
+            "knock_port = 1\nopen_ports = 1-9", "knock_port = 1\nconnections = 0",
+                    "knock_port = 1\nconnections = 51", "knock_port = 1\nconnections =",
+                    "knock_port = 1\ncarrier = loud", "knock_port = 1\nsource =",
+                    "knock_port = 1\nsource = example.org", "gibberish", ""}) {
             write("config", "[main]\n" + bad + "\n");
             assertTrue(refusal().contains(dir.resolve("config").toString()), bad);
         }
@@ -67,18 +82,21 @@ class ProfileTest {
 
     @Test
     void keysThatOthersCanReadAreRefusedWithTheRemedy() throws IOException {
-        Files.setPosixFilePermissions(dir.resolve("mac.key"), PosixFilePermissions.fromString("rw-r-----"));
+        Files.setPosixFilePermissions(dir.resolve("mac.key"),
+                PosixFilePermissions.fromString("rw-r-----"));
         assertTrue(refusal().endsWith("chmod 600 " + dir.resolve("mac.key")));
     }
 
     @Test
     void damagedKeysAndCountersAreRefusedAndStayAsTheyAre() throws IOException {
-        for (var bad : new String[] {"", "AAECAwQFBgcICQoLDA0O\n", "AAECAwQFBgcICQoLDA0ODw", "AAECAwQFBgcICQoLDA0ODxA=\n", "?"}) {
+        for (var bad : new String[] {"", "AAECAwQFBgcICQoLDA0O\n", "AAECAwQFBgcICQoLDA0ODw",
+                "AAECAwQFBgcICQoLDA0ODxA=\n", "?"}) {
             write("cipher.key", bad);
             assertTrue(refusal().contains("cipher.key is damaged"), bad);
         }
         asTheOriginalWritesThem();
-        for (var bad : new String[] {"", "\n", "-1\n", "4294967297\n", "12345678901\n", "0x10\n", "7 \n", "7\n8\n", "abc"}) {
+        for (var bad : new String[] {"", "\n", "-1\n", "4294967297\n", "12345678901\n", "0x10\n",
+                "7 \n", "7\n8\n", "abc"}) {
             write("counter", bad);
             assertTrue(refusal().contains("counter is damaged"), bad);
             assertEquals(bad, Files.readString(dir.resolve("counter")));
@@ -92,7 +110,8 @@ class ProfileTest {
         write("counter", "4294967295\n");
         var counter = Lab.credentials(dir).counter();
         assertEquals(4294967295L, take(counter));
-        assertTrue(assertThrows(Failure.class, () -> take(counter)).getMessage().contains("make a new one"));
+        assertTrue(assertThrows(Failure.class, () -> take(counter)).getMessage()
+                .contains("make a new one"));
     }
 
     @Test
@@ -104,7 +123,8 @@ class ProfileTest {
         var replaced = Lab.credentials(dir).counter();
         assertEquals(42, take(replaced));
         write("new", "7\n");
-        Files.move(dir.resolve("new"), dir.resolve("counter"), java.nio.file.StandardCopyOption.REPLACE_EXISTING);
+        Files.move(dir.resolve("new"), dir.resolve("counter"),
+                java.nio.file.StandardCopyOption.REPLACE_EXISTING);
         assertThrows(IOException.class, () -> take(replaced));
     }
 

@@ -39,15 +39,23 @@ final class ProxyBench {
                     socks pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }
                     """);
             var key = Sshd.start(lab, List.of("env"), "127.0.0.1", 12022);
-            var commands = List.of(List.<String>of(), script, List.of("microsocks", "-i", "127.0.0.1", "-p", "12002"),
-                    List.of("danted", "-f", danted.toString()), List.of("ssh", "-N", "-D", "127.0.0.1:12004", "-p", "12022", "-i", key.toString(),
-                    "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "root@127.0.0.1"));
+            var commands = List.of(List.<String>of(), script,
+                    List.of("microsocks", "-i", "127.0.0.1", "-p", "12002"),
+                    List.of("danted", "-f", danted.toString()),
+                            List.of("ssh", "-N", "-D", "127.0.0.1:12004", "-p", "12022", "-i",
+                            key.toString(),
+                    "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o",
+                            "UserKnownHostsFile=/dev/null", "root@127.0.0.1"));
             for (int i = 0; i < commands.size(); i++) {
-                var name = List.of("nothing", "knockknock-proxy", "microsocks", "danted", "ssh -D").get(i);
+                var name = List.of("nothing", "knockknock-proxy", "microsocks", "danted", "ssh -D")
+                        .get(i);
                 int port = i == 0 ? 0 : 12000 + i;
-                var process = port == 0 ? null : lab.start(lab.work.resolve("proxy-" + i), commands.get(i));
+                var process = port == 0 ? null
+                        : lab.start(lab.work.resolve("proxy-" + i), commands.get(i));
                 Callable<Socket> connect = () -> {
-                    var socket = port == 0 ? new Socket() : new Socket(new Proxy(Proxy.Type.SOCKS, new InetSocketAddress("127.0.0.1", port)));
+                    var socket = port == 0 ? new Socket()
+                            : new Socket(new Proxy(Proxy.Type.SOCKS,
+                            new InetSocketAddress("127.0.0.1", port)));
                     socket.connect(server.getLocalSocketAddress());
                     return socket;
                 };
@@ -60,24 +68,32 @@ final class ProxyBench {
                 });
                 if (port != 0) {
                     Thread.sleep(3000);
-                    Measures.row("proxy " + name + ": memory, idle", "MB PSS", List.of(Measures.memory(Measures.tree(process))));
+                    Measures.row("proxy " + name + ": memory, idle", "MB PSS",
+                            List.of(Measures.memory(Measures.tree(process))));
                     var idle = Measures.repeat(500, connect);
                     Thread.sleep(3000);
-                    Measures.row("proxy " + name + ": memory, 500 idle connections", "MB PSS", List.of(Measures.memory(Measures.tree(process))));
+                    Measures.row("proxy " + name + ": memory, 500 idle connections", "MB PSS",
+                            List.of(Measures.memory(Measures.tree(process))));
                     for (var socket : idle) {
                         socket.close();
                     }
                 }
-                Measures.row("proxy " + name + ": download of 1 GiB", "MB/s", Measures.repeat(5, () -> transfer(connect.call(), 'd')));
-                Measures.row("proxy " + name + ": upload of 1 GiB", "MB/s", Measures.repeat(5, () -> transfer(connect.call(), 'u')));
+                Measures.row("proxy " + name + ": download of 1 GiB", "MB/s",
+                        Measures.repeat(5, () -> transfer(connect.call(), 'd')));
+                Measures.row("proxy " + name + ": upload of 1 GiB", "MB/s",
+                        Measures.repeat(5, () -> transfer(connect.call(), 'u')));
                 for (int parallel : new int[] {1, 16}) {
-                    Measures.row("proxy " + name + ": new connections, " + parallel + " at a time", "/s", Measures.repeat(5, () -> connections(connect, parallel)));
+                    Measures.row("proxy " + name + ": new connections, " + parallel + " at a time",
+                            "/s", Measures.repeat(5, () -> connections(connect, parallel)));
                 }
             }
         }
     }
 
-    /** The server's side: 'd' is answered with a GiB, 'u' with one byte after a GiB has come, all else with one byte. */
+    /**
+     * The server's side: 'd' is answered with a GiB, 'u' with one byte after a GiB has come, all
+     * else with one byte.
+     */
     private static Void exchange(Socket socket) throws IOException {
         try (socket) {
             var chunk = new byte[1 << 18];

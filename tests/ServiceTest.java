@@ -27,7 +27,8 @@ class ServiceTest extends InLab {
 
     @Test
     void theUnitIsSoundAndRatedTwoAndAHalfOrBetter() throws Exception {
-        var unit = Files.readString(UNIT).replace("/usr/local/bin/knockknock-daemon", "/usr/bin/true");
+        var unit = Files.readString(UNIT)
+                .replace("/usr/local/bin/knockknock-daemon", "/usr/bin/true");
         var copy = Files.writeString(lab.work.resolve(UNIT.toString()), unit);
         var verify = lab.run(List.of("systemd-analyze", "verify", copy.toString()));
         assertEquals(new Lab.Result(0, "", ""), verify);
@@ -47,7 +48,8 @@ class ServiceTest extends InLab {
                 "!", "-type", "l", "-perm", "/022"));
         // The client, and nothing else, starts from an archive of its classes.
         assertEquals(lib + "/knockknock.aot\n", lab.must("find", lib.toString(), "-name", "*.aot"));
-        lab.must(Lab.on("client", Lab.withNetRaw(List.of(lib + "/jdk/bin/java", "@" + lib + "/knockknock.options",
+        lab.must(Lab.on("client", Lab.withNetRaw(List.of(lib + "/jdk/bin/java", "@" + lib
+                + "/knockknock.options",
                 "-Xlog:class+load:file=" + lab.work + "/loaded", "-Duser.home=" + lab.home,
                 "-jar", lib + "/knockknock.jar", "-p", "22", Lab.SERVER))));
         var loaded = Files.readString(lab.work.resolve("loaded"));
@@ -55,14 +57,18 @@ class ServiceTest extends InLab {
             assertTrue(loaded.contains(" " + name + " source: shared objects file"), name);
         }
 
-        assertTrue(Files.readString(UNIT).contains("\nExecStart=/usr/local/bin/knockknock-daemon\n"));
-        for (var command : List.of("knockknock", "knockknock-check", "knockknock-daemon", "knockknock-genprofile", "knockknock-proxy")) {
+        assertTrue(Files.readString(UNIT)
+                .contains("\nExecStart=/usr/local/bin/knockknock-daemon\n"));
+        for (var command : List.of("knockknock", "knockknock-check", "knockknock-daemon",
+                "knockknock-genprofile", "knockknock-proxy")) {
             assertEquals(lib.resolve("launcher.sh"), Files.readSymbolicLink(bin.resolve(command)));
-            var help = lab.run(lab.asAlice(List.of(bin + "/" + command, "--help"))); // as herself, without sudo
+            // as herself, without sudo
+            var help = lab.run(lab.asAlice(List.of(bin + "/" + command, "--help")));
             assertEquals("", help.err());
             assertTrue(help.out().startsWith("Usage: " + command + " "), help.out());
             var page = Files.readString(prefix.resolve("share/man/man8/" + command + ".8"));
-            assertTrue(page.startsWith(".TH " + command + " 8\n.SH NAME\n" + command + " \\- "), page);
+            assertTrue(page.startsWith(".TH " + command + " 8\n.SH NAME\n" + command + " \\- "),
+                    page);
             assertTrue(page.endsWith(help.out().replace("-", "\\-").stripTrailing() + "\n"), page);
         }
         assertTrue(lab.must("getent", "passwd", "knockknock").endsWith(":/:/usr/sbin/nologin\n"));
@@ -73,7 +79,8 @@ class ServiceTest extends InLab {
 
         lab.serve(22);
         lab.startDaemon(List.of(bin.resolve("knockknock-daemon").toString()));
-        assertTrue(lab.said().startsWith("ready: knock ports 666, log /dev/kmsg, user knockknock\n"), lab.said());
+        assertTrue(lab.said().startsWith("ready: knock ports 666, log /dev/kmsg, user "
+                + "knockknock\n"), lab.said());
         var knock = List.of(bin.resolve("knockknock").toString(), "-p", "22", Lab.SERVER);
         Lab.sudoFor("(root) " + knock.getFirst());
         assertEquals(new Lab.Result(0, "", ""), lab.run(lab.asAlice(knock)));
@@ -81,7 +88,8 @@ class ServiceTest extends InLab {
         assertTrue(lab.connects(Lab.SERVER, 22), lab.said());
 
         lab.stopDaemon(); // as its user is to be removed
-        assertTrue(lab.must("env", "PREFIX=" + prefix, "./install.sh", "--remove").contains("the line for sudo: take that one out"));
+        assertTrue(lab.must("env", "PREFIX=" + prefix, "./install.sh", "--remove")
+                .contains("the line for sudo: take that one out"));
         assertEquals("", lab.must("find", prefix.toString(), "!", "-type", "d"));
         assertFalse(Files.exists(lib));
         assertEquals(2, lab.run(List.of("getent", "passwd", "knockknock")).exit()); // not found
@@ -90,7 +98,8 @@ class ServiceTest extends InLab {
     }
 
     @Test
-    void theInstallationLeavesAUserWhoWasThereBeforeAndTheLinesOfALogThatIsFollowed() throws Exception {
+    void theInstallationLeavesAUserWhoWasThereBeforeAndTheLinesOfALogThatIsFollowed(
+            ) throws Exception {
         startAfresh();
         lab.must("useradd", "--system", "knockknock");
         var config = Path.of("/etc/knockknock.d/config");
@@ -107,13 +116,17 @@ class ServiceTest extends InLab {
     void whereNoArchiveOfClassesCanBeMadeTheInstallationGoesOnAndSaysSo() throws Exception {
         startAfresh();
         var prefix = lab.work.resolve("prefix");
-        var result = lab.run(List.of("unshare", "--mount", "env", "PREFIX=" + prefix, "JAVA_HOME=" + System.getProperty("java.home"),
-                "PATH=" + Path.of(System.getenv("KNOCK_JBANG")).getParent() + ":" + System.getenv("PATH"),
+        var result = lab.run(List.of("unshare", "--mount", "env", "PREFIX=" + prefix, "JAVA_HOME="
+                + System.getProperty("java.home"),
+                "PATH=" + Path.of(System.getenv("KNOCK_JBANG")).getParent() + ":"
+                        + System.getenv("PATH"),
                 "sh", "-c", "mount --bind /usr/bin/false /usr/bin/unshare && ./install.sh"));
         assertEquals(0, result.exit(), result.toString());
-        assertTrue(result.out().contains("without an archive of classes") && result.out().contains("made the system user"), result.out());
+        assertTrue(result.out().contains("without an archive of classes")
+                && result.out().contains("made the system user"), result.out());
         assertEquals("", lab.must("find", prefix.toString(), "-name", "*.aot"));
-        assertTrue(lab.must(prefix.resolve("bin/knockknock").toString(), "--help").startsWith("Usage: knockknock "));
+        assertTrue(lab.must(prefix.resolve("bin/knockknock").toString(), "--help")
+                .startsWith("Usage: knockknock "));
         lab.must("env", "PREFIX=" + prefix, "./install.sh", "--remove");
     }
 
@@ -130,13 +143,16 @@ class ServiceTest extends InLab {
                 """, "sh", checkout.toString(), lab.home.toString());
         var prefix = lab.work.resolve("prefix");
         Files.createDirectory(prefix);
-        var asAlice = List.of("setpriv", "--reuid=alice", "--regid=alice", "--init-groups", "env", "-C", checkout.toString(),
-                "HOME=" + lab.home, "PREFIX=" + prefix, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "JAVA_HOME=" + System.getProperty("java.home"));
+        var asAlice = List.of("setpriv", "--reuid=alice", "--regid=alice", "--init-groups", "env",
+                "-C", checkout.toString(),
+                "HOME=" + lab.home, "PREFIX=" + prefix, "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+                        "JAVA_HOME=" + System.getProperty("java.home"));
         var install = new ArrayList<>(asAlice);
         install.add("./install.sh");
         var installed = lab.run(install);
         assertEquals(0, installed.exit(), installed.toString());
-        assertTrue(Files.exists(prefix.resolve("lib/knockknock/knockknock.aot")), installed.toString());
+        assertTrue(Files.exists(prefix.resolve("lib/knockknock/knockknock.aot")),
+                installed.toString());
         assertEquals("", lab.must("find", prefix.toString(), "!", "-user", "root"));
         install.add("--remove");
         assertEquals(0, lab.run(install).exit());

@@ -32,12 +32,16 @@ class SystemdTest extends InLab {
             mkdir -p /etc/systemd/system
             printf '[Journal]\\nStorage=volatile\\nReadKMsg=no\\n' > /etc/systemd/journald.conf
             cd /lib/systemd/system
-            cp -a basic.target sysinit.target multi-user.target shutdown.target sockets.target network.target \
-                network-pre.target nftables.service systemd-journald.service systemd-journald.socket /run/units
+            cp -a basic.target sysinit.target multi-user.target shutdown.target sockets.target \
+            network.target \
+                network-pre.target nftables.service systemd-journald.service \
+            systemd-journald.socket /run/units
             ln -s ../systemd-journald.service /run/units/sysinit.target.wants
             printf '[Service]\\nExecStart=/usr/bin/sleep infinity\\n' > /run/units/rsyslog.service
-            exec env -i container=knock PATH=/usr/sbin:/usr/bin SYSTEMD_UNIT_PATH=/etc/systemd/system:/run/units \
-                /lib/systemd/systemd --system --unit=multi-user.target --log-target=journal --show-status=no
+            exec env -i container=knock PATH=/usr/sbin:/usr/bin \
+            SYSTEMD_UNIT_PATH=/etc/systemd/system:/run/units \
+                /lib/systemd/systemd --system --unit=multi-user.target --log-target=journal \
+            --show-status=no
             """;
     private static final String CGROUP = "/sys/fs/cgroup/system.slice/knockknock-daemon.service/";
     private static final String NFTABLES_CONF = """
@@ -57,9 +61,11 @@ class SystemdTest extends InLab {
     @AfterEach
     void shutDown() throws Exception {
         if (machine != null) {
-            machine.descendants().forEach(ProcessHandle::destroyForcibly); // systemd, and with it all that it started
+            // systemd, and with it all that it started
+            machine.descendants().forEach(ProcessHandle::destroyForcibly);
             machine.waitFor();
-            var remove = List.of("find", cgroup.toString(), "-depth", "-type", "d", "-exec", "rmdir", "{}", ";");
+            var remove = List.of("find", cgroup.toString(), "-depth", "-type", "d", "-exec",
+                    "rmdir", "{}", ";");
             Lab.await("its control groups to go", () -> lab.run(remove).err().isEmpty());
             lab.must("umount", cgroup.getParent().toString());
         }
@@ -69,13 +75,17 @@ class SystemdTest extends InLab {
         var cgroups = Files.createDirectory(lab.work.resolve("cgroup"));
         lab.must("mount", "-t", "cgroup2", "cgroup2", cgroups.toString());
         cgroup = Files.createDirectory(cgroups.resolve(lab.work.getFileName()));
-        machine = lab.start(lab.work.resolve("systemd"), List.of("sh", "-c", "echo $$ > $0/cgroup.procs && exec \"$@\"",
-                cgroup.toString(), "ip", "netns", "exec", "server", "unshare", "--pid", "--fork", "--kill-child",
+        machine = lab.start(lab.work.resolve("systemd"),
+                List.of("sh", "-c", "echo $$ > $0/cgroup.procs && exec \"$@\"",
+                cgroup.toString(), "ip", "netns", "exec", "server", "unshare", "--pid", "--fork",
+                        "--kill-child",
                 "--mount", "--mount-proc", "--uts", "--ipc", "--cgroup", "sh", "-euc", BOOT));
         Lab.await("the machine's first process", () -> machine.children().findAny().isPresent());
         pid = "" + machine.children().findAny().orElseThrow().pid();
-        Lab.await(() -> "systemd: " + Files.readString(lab.work.resolve("systemd")), () -> lab.run(inside(
-                "systemctl is-active multi-user.target systemd-journald")).out().equals("active\nactive\n"));
+        Lab.await(() -> "systemd: " + Files.readString(lab.work.resolve("systemd")),
+                () -> lab.run(inside(
+                "systemctl is-active multi-user.target systemd-journald")).out()
+                        .equals("active\nactive\n"));
     }
 
     /** A shell command for the machine. */
@@ -98,7 +108,8 @@ class SystemdTest extends InLab {
     }
 
     private void awaitTimes(String message, int count) throws Exception {
-        Lab.await(() -> count + " times '" + message + "': " + journal(), () -> times(message).size() >= count);
+        Lab.await(() -> count + " times '" + message + "': " + journal(),
+                () -> times(message).size() >= count);
     }
 
     /** One knock, one connection. */
@@ -111,7 +122,10 @@ class SystemdTest extends InLab {
         assertFalse(lab.connects(Lab.SERVER, 22));
     }
 
-    /** Every name, link and content in /etc and /usr/local, but for the copies and the lock of useradd. */
+    /**
+     * Every name, link and content in /etc and /usr/local, but for the copies and the lock of
+     * useradd.
+     */
     private String files() throws Exception {
         return sh("""
                 find /etc /usr/local ! -name '*-' ! -name .pwd.lock -printf '%M %u %p %l\\n' | sort
@@ -120,7 +134,8 @@ class SystemdTest extends InLab {
     }
 
     @Test
-    void theServiceIsInstalledServesThroughReloadsAndCrashesAndGoesAwayUnderSystemd() throws Exception {
+    void theServiceIsInstalledServesThroughReloadsAndCrashesAndGoesAwayUnderSystemd(
+            ) throws Exception {
         lab.serve(22);
         boot();
         var root = Path.of("/proc/" + pid + "/root");
@@ -129,7 +144,8 @@ class SystemdTest extends InLab {
         sh("systemctl start rsyslog");
         var logger = sh("systemctl show -P MainPID rsyslog");
         sh("cd /run/checkout && JAVA_HOME=" + System.getProperty("java.home") + " ./install.sh");
-        assertFalse(sh("systemctl show -P MainPID rsyslog").equals(logger), "rsyslog has not been restarted");
+        assertFalse(sh("systemctl show -P MainPID rsyslog").equals(logger),
+                "rsyslog has not been restarted");
 
         // Without a profile it says so itself, and systemd does not spin.
         sh("""
@@ -137,14 +153,16 @@ class SystemdTest extends InLab {
                 systemctl daemon-reload
                 systemctl enable --now knockknock-daemon
                 """);
-        var complaint = "there is no profile in /etc/knockknock.d/profiles: make one with knockknock-genprofile";
+        var complaint = "there is no profile in /etc/knockknock.d/profiles: make one with "
+                + "knockknock-genprofile";
         awaitTimes(complaint, 2);
         assertTrue(times(complaint).get(1) - times(complaint).get(0) > 4.5, journal());
         assertFalse(journal().contains("NAMESPACE"), journal());
 
         // With one the next start succeeds.
         sh("/usr/local/bin/knockknock-genprofile --open 22 laptop 666");
-        lab.must("cp", "-a", root + "/etc/knockknock.d/profiles/laptop", lab.clientProfile(Lab.SERVER).toString());
+        lab.must("cp", "-a", root + "/etc/knockknock.d/profiles/laptop",
+                lab.clientProfile(Lab.SERVER).toString());
         awaitTimes("ready: knock ports 666, log /dev/kmsg, user knockknock", 1);
         assertOnlyTheFirewallHalfHasACapabilityAndNobodyIsRoot();
         assertAKnockOpens();
@@ -153,7 +171,9 @@ class SystemdTest extends InLab {
         var daemon = sh("systemctl show -P MainPID knockknock-daemon");
         sh("systemctl restart nftables");
         awaitTimes("knockknock: the log rule was changed: it is made anew", 1);
-        Lab.await("the tables", () -> sh("nft list tables | sort").equals("table inet host\ntable inet knockknock\n")); // not the Lab's
+        // not the Lab's
+        Lab.await("the tables", () -> sh("nft list tables | sort")
+                .equals("table inet host\ntable inet knockknock\n"));
         assertAKnockOpens();
         assertEquals(daemon, sh("systemctl show -P MainPID knockknock-daemon"));
 
@@ -165,7 +185,8 @@ class SystemdTest extends InLab {
 
         // Where nft is missing it says so, and systemd tries again until it is there.
         sh("mount --bind /dev/null /usr/sbin/nft && systemctl restart knockknock-daemon");
-        Lab.await("the error", () -> sh("journalctl -u knockknock-daemon").contains("firewall half cannot work here"));
+        Lab.await("the error", () -> sh("journalctl -u knockknock-daemon")
+                .contains("firewall half cannot work here"));
         sh("umount /usr/sbin/nft");
         awaitTimes("ready:", 3);
         assertAKnockOpens();
@@ -180,13 +201,15 @@ class SystemdTest extends InLab {
                 systemctl daemon-reload
                 cd /run/checkout && ./install.sh --remove
                 """);
-        assertFalse(sh("ls -a /run /tmp /var/tmp").contains("knock"), sh("ls -a /run /tmp /var/tmp"));
+        assertFalse(sh("ls -a /run /tmp /var/tmp").contains("knock"),
+                sh("ls -a /run /tmp /var/tmp"));
         assertEquals(before, files());
     }
 
     private void assertOnlyTheFirewallHalfHasACapabilityAndNobodyIsRoot() throws Exception {
         var ids = sh("id -u knockknock; id -g knockknock").lines().toList();
-        assertEquals(2, sh("cat " + CGROUP + "cgroup.procs").lines().count()); // the daemon and its half
+        // the daemon and its half
+        assertEquals(2, sh("cat " + CGROUP + "cgroup.procs").lines().count());
         assertEquals("""
                 CapPrm: 0000000000000000
                 CapPrm: 0000000000001000
@@ -197,7 +220,8 @@ class SystemdTest extends InLab {
                 Uid: U U U U
                 """.replace(" U", " " + ids.get(0)).replace(" G", " " + ids.get(1)),
                 sh("for thread in $(cat " + CGROUP + "cgroup.threads); do"
-                + " grep -E '^(Uid|Gid|Groups|CapPrm|NoNewPrivs|Seccomp):' /proc/$thread/status || true;"
+                + " grep -E '^(Uid|Gid|Groups|CapPrm|NoNewPrivs|Seccomp):' /proc/$thread/status "
+                        + "|| true;"
                 + " done | sed -E 's/[[:space:]]+/ /g; s/ $//' | sort -u"));
     }
 
@@ -218,7 +242,8 @@ class SystemdTest extends InLab {
                 """);
         var unit = Files.readString(Path.of("knockknock-daemon.service"))
                 .replace("/usr/local/bin/knockknock-daemon", "/usr/bin/true");
-        var verify = List.of("systemd-analyze", "verify", "--man=no", units.resolve("machine.target").toString());
+        var verify = List.of("systemd-analyze", "verify", "--man=no",
+                units.resolve("machine.target").toString());
         Files.writeString(units.resolve("knockknock-daemon.service"), unit);
         assertEquals(new Lab.Result(0, "", ""), lab.run(verify));
         Files.writeString(units.resolve("knockknock-daemon.service"),

@@ -3,30 +3,40 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.regex.Pattern;
 
-/** What knocks and processes leave behind: lines of the kernel's log, captured packets, numbers in /proc. */
+/**
+ * What knocks and processes leave behind: lines of the kernel's log, captured packets, numbers in
+ * /proc.
+ */
 final class Traces {
     private Traces() {}
 
-    /** What the kernel writes of a cover from the client to the server, as rsyslog has it in a file. */
+    /** What the kernel writes of a cover from the client to the server, as rsyslog has it. */
     static String line(KnockCodec.Fields f, int knockPort) {
-        return line(f, knockPort, "SRC=%s DST=%s LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=%d DF".formatted(Lab.CLIENT, Lab.SERVER, f.id()));
+        return line(f, knockPort, "SRC=" + Lab.CLIENT + " DST=" + Lab.SERVER
+                + " LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=" + f.id() + " DF");
     }
 
     /** The same over IPv6. */
     static String line6(KnockCodec.Fields f, int knockPort) {
-        return line(f, knockPort, "SRC=%s DST=%s LEN=80 TC=0 HOPLIMIT=64 FLOWLBL=%d".formatted(Lab.CLIENT6, Lab.SERVER6, f.id()));
+        return line(f, knockPort, "SRC=" + Lab.CLIENT6 + " DST=" + Lab.SERVER6
+                + " LEN=80 TC=0 HOPLIMIT=64 FLOWLBL=" + f.id());
     }
 
     private static String line(KnockCodec.Fields f, int knockPort, String ip) {
-        return ("2026-11-22T17:23:28.087964+00:00 vm kernel: [ 1924.556286] knockknock: IN=kk0 OUT="
-                + " MAC=92:05:ad:38:95:a9:e6:80:61:37:b5:0c:08:00 %s PROTO=TCP SPT=40000 DPT=%d SEQ=%d"
-                + " ACK=0 WINDOW=64240 RES=0x00 SYN URGP=0 OPT (020405B40402080A%08X000000000103030A) \n")
-                .formatted(ip, knockPort, f.seq(), f.tsval().getAsLong());
+        var options = "020405B40402080A%08X000000000103030A".formatted(f.tsval().getAsLong());
+        return "2026-11-22T17:23:28.087964+00:00 vm kernel: [ 1924.556286] knockknock: IN=kk0 OUT= "
+                + "MAC=92:05:ad:38:95:a9:e6:80:61:37:b5:0c:08:00 " + ip + " PROTO=TCP SPT=40000"
+                + " DPT=" + knockPort + " SEQ=" + f.seq() + " ACK=0 WINDOW=64240 RES=0x00 SYN"
+                + " URGP=0 OPT (" + options + ") \n";
     }
 
-    /** A number of kilobytes in a file of a process below /proc: "VmRSS" of "status", "Pss" of "smaps_rollup". */
+    /**
+     * A number of kilobytes in a file of a process below /proc: "VmRSS" of "status", "Pss" of
+     * "smaps_rollup".
+     */
     static long kilobytes(long pid, String file, String key) throws IOException {
-        var found = Pattern.compile("(?m)^" + key + ":\\s+(\\d+) kB").matcher(Files.readString(Path.of("/proc/" + pid, file)));
+        var found = Pattern.compile("(?m)^" + key + ":\\s+(\\d+) kB")
+                .matcher(Files.readString(Path.of("/proc/" + pid, file)));
         return found.find() ? Long.parseLong(found.group(1)) : 0;
     }
 

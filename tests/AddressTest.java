@@ -140,7 +140,7 @@ class AddressTest extends InRoutedNetwork {
             assertEquals(new Lab.Result(0, "", ""), lab.run(all));
             awaitOpened((int) before + 1);
         }
-        var installed = lab.install().resolve("knockknock").toString();
+        var installed = Install.shared(lab).resolve("knockknock").toString();
         lab.mustOn("client", "unshare", "--mount", "sh", "-c",
                 "mount --bind \"$0\" /root && exec setpriv --bounding-set=-net_raw " + installed
                 + " -p 22 " + HOST, lab.home.toString());
@@ -208,7 +208,7 @@ class AddressTest extends InRoutedNetwork {
     @Test
     void theInstalledCommandAndJbangAskNobodyEither() throws Exception {
         startServer();
-        var installed = lab.install().resolve("knockknock").toString();
+        var installed = Install.shared(lab).resolve("knockknock").toString();
         lab.must(asAliceAlone(List.of(installed, "-p", "22", HOST)));
         awaitOpened(1);
         lab.must(asAliceAlone(List.of(installed, "-p", "22")));

@@ -24,6 +24,7 @@
 //SOURCES InLogFile.java
 //SOURCES InProxy.java
 //SOURCES InRoutedNetwork.java
+//SOURCES Install.java
 //SOURCES Installed.java
 //SOURCES Lab.java
 //SOURCES LoadTest.java

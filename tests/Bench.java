@@ -39,7 +39,7 @@ final class Bench {
             Files.writeString(lab.kernLog, "");
             lab.must("chmod", "644", lab.kernLog.toString());
             var jdk = ownJdk(lab);
-            var installed = lab.install(jdk).resolve("knockknock-daemon").toString();
+            var installed = Install.fresh(lab, jdk).resolve("knockknock-daemon").toString();
             var codec = Lab.credentials(laptop).codec();
             var counter = new AtomicInteger();
             // another port each time: no opening waits for one before it
@@ -167,7 +167,7 @@ final class Bench {
         try (var lab = new Lab()) {
             lab.profile("laptop", 666, Lab.SERVER);
             lab.serve(22);
-            var installed = lab.install().resolve("knockknock").toString();
+            var installed = Install.fresh(lab).resolve("knockknock").toString();
             lab.startDaemon(List.of(Path.of(installed).resolveSibling("knockknock-daemon")
                     .toString()));
             Lab.sudoFor("(root) " + installed);

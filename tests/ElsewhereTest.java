@@ -31,7 +31,7 @@ class ElsewhereTest {
     static void install() throws Exception {
         lab = new Lab();
         lab.profile("laptop", 6650, Lab.SERVER);
-        bin = lab.install();
+        bin = Install.shared(lab);
         lab.asAlice(List.of());
         lab.must("usermod", "--home", lab.home.toString(), "alice");
         Lab.sudoFor("(root) ALL");
@@ -41,7 +41,6 @@ class ElsewhereTest {
     @AfterAll
     static void remove() throws Exception {
         lab.stopDaemon();
-        lab.must("env", "PREFIX=" + bin.getParent(), "./install.sh", "--remove");
     }
 
     @SafeVarargs

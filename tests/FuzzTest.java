@@ -11,12 +11,12 @@ import org.junit.jupiter.api.io.TempDir;
 /** A short run of tests/Fuzz.java over its corpus; a long one is for a person to start. */
 class FuzzTest {
     @Test
-    void fifteenSecondsOfCoverageGuidedInputFindNothing(@TempDir Path dir) throws Exception {
+    void eightSecondsOfCoverageGuidedInputFindNothing(@TempDir Path dir) throws Exception {
         var corpus = dir.resolve("corpus");
         var copy = new ProcessBuilder("cp", "-r", "tests/corpus", corpus.toString()).start();
         assertEquals(0, copy.waitFor());
         var out = dir.resolve("out");
-        var fuzz = new ProcessBuilder(System.getenv("KNOCK_JBANG"), "tests/Fuzz.java", "15",
+        var fuzz = new ProcessBuilder(System.getenv("KNOCK_JBANG"), "tests/Fuzz.java", "8",
                 corpus.toString())
                 .redirectErrorStream(true).redirectOutput(out.toFile()).start();
         int exit = fuzz.waitFor();

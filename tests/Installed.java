@@ -19,7 +19,6 @@ abstract class Installed {
     static final int PIDS = 6_000; // more than a test uses up
     static final String LINE = "\nalice ALL=(ALL) NOPASSWD: ALL\n";
     static final Path ATTACK = Path.of("/etc/sudoers.d/attack");
-    static final Path DROP_IN = Path.of("/etc/rsyslog.d/10-knockknock.conf");
     static final String NONE = "0000000000000000";
     static final String NET_ADMIN = "0000000000001000", NET_RAW = "0000000000002000";
     /**
@@ -39,8 +38,10 @@ abstract class Installed {
     static void install() throws Exception {
         lab = new Lab();
         lab.profile("laptop", 666, Lab.SERVER);
-        Files.deleteIfExists(DROP_IN);
-        bin = lab.install();
+        bin = Install.shared(lab);
+        if (lab.run(List.of("getent", "passwd", "knockknock")).exit() != 0) {
+            lab.must("useradd", "--system", "--no-create-home", "knockknock");
+        }
         lab.asAlice(List.of());
         // if the host has an alice of its own
         lab.must("usermod", "--home", lab.home.toString(), "alice");
@@ -56,7 +57,7 @@ abstract class Installed {
 
     @AfterAll
     static void remove() throws Exception {
-        lab.must("env", "PREFIX=" + bin.getParent(), "./install.sh", "--remove");
+        lab.must("userdel", "knockknock");
     }
 
     static String command(String name) {

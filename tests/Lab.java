@@ -285,18 +285,6 @@ final class Lab implements AutoCloseable {
         return capture("-i", "kk0", "-c", "1", "-U", "-w", file.toString(), filter);
     }
 
-    /** Installs the commands with the real script; returns the directory that they are in. */
-    Path install() throws Exception {
-        return install(System.getProperty("java.home"));
-    }
-
-    Path install(String jdk) throws Exception {
-        must("env", "PREFIX=" + work.resolve("prefix"), "JAVA_HOME=" + jdk,
-                "PATH=" + Path.of(System.getenv("KNOCK_JBANG")).getParent() + ":"
-                        + System.getenv("PATH"), "./install.sh");
-        return work.resolve("prefix/bin");
-    }
-
     static List<String> on(String host, String... command) {
         return on(host, List.of(command));
     }

@@ -221,7 +221,8 @@ class PrivilegeTest extends Installed {
                 $IncludeConfig %s
                 *.*;auth,authpriv.none DIR/syslog
                 kern.* DIR/kern.log
-                """.formatted(System.getenv("KNOCK_KERNEL_INPUT"), DROP_IN)
+                """.formatted(System.getenv("KNOCK_KERNEL_INPUT"),
+                        bin.resolveSibling("10-knockknock.conf"))
                 .replace("DIR", lab.work.toString()));
         lab.start(lab.work.resolve("rsyslog.out"),
                 List.of("/usr/sbin/rsyslogd", "-n", "-f", config.toString(),

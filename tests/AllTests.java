@@ -32,6 +32,7 @@
 //SOURCES Measures.java
 //SOURCES NetworkTest.java
 //SOURCES OpeningsTest.java
+//SOURCES Plainest.java
 //SOURCES PrivilegeTest.java
 //SOURCES ProfileTest.java
 //SOURCES ProxyBench.java
@@ -63,6 +64,7 @@
 //SOURCES ../lib/server/HostRules.java
 //SOURCES ../lib/server/KnockWindow.java
 //SOURCES ../lib/server/LogLine.java
+//SOURCES ../lib/server/Netfilter.java
 
 import java.util.List;
 

@@ -1,3 +1,4 @@
+import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
@@ -47,17 +48,7 @@ final class Bench {
                 int n = counter.getAndIncrement();
                 return Traces.line(codec.seal(1000 + n % 200, n, Carrier.COVER, new byte[0]), 666);
             };
-            Callable<Double> latency = () -> {
-                long size = Files.size(lab.daemonOut);
-                var knockLine = knock.call();
-                long start = System.nanoTime();
-                Files.writeString(lab.kernLog, knockLine, StandardOpenOption.APPEND);
-                while (Files.size(lab.daemonOut) == size) {
-                    // and not all the time: the daemon needs processors too
-                    LockSupport.parkNanos(20_000);
-                }
-                return Measures.seconds(start) * 1000;
-            };
+            Callable<Double> latency = () -> latency(lab, lab.daemonOut, knock.call());
             if (profiles == 1) {
                 Measures.row("log line appended -> port open, the first after \"ready\"", "ms",
                         Measures.repeat(7, () -> {
@@ -77,6 +68,21 @@ final class Bench {
                 Measures.row("log line appended -> port open", "ms", latencies);
                 Measures.row("the same, 99th percentile", "ms",
                         List.of(latencies.stream().sorted().toList().get(494)));
+                lab.stopDaemon();
+                var out = lab.work.resolve("plainest.out");
+                var plainest = lab.start(out, Lab.on("server", jdk + "/bin/java",
+                        "--enable-native-access=ALL-UNNAMED", "-XX:+UseSerialGC", "-cp",
+                        System.getProperty("java.class.path"), "Plainest", lab.kernLog.toString(),
+                        lab.work.resolve("plainest").toString()));
+                Lab.await("the plainest way", () -> Files.readString(out).contains("ready:"));
+                Measures.repeat(50, () -> latency(lab, out, knock.call()));
+                Measures.row("the same by tail, fdatasync and three netlink messages alone", "ms",
+                        Measures.repeat(500, () -> {
+                    Thread.sleep(20);
+                    return latency(lab, out, knock.call());
+                }));
+                plainest.destroy();
+                lab.startDaemon(List.of(installed), "--log", lab.kernLog.toString());
             }
             var random = new Random(1);
             for (var kind : List.of("noise", "forged")) {
@@ -118,6 +124,17 @@ final class Bench {
                 kmsg(lab, installed, jdk);
             }
         }
+    }
+
+    /** Milliseconds from a line in the log to what comes out of it. */
+    private static double latency(Lab lab, Path out, String line) throws IOException {
+        long size = Files.size(out);
+        long start = System.nanoTime();
+        Files.writeString(lab.kernLog, line, StandardOpenOption.APPEND);
+        while (Files.size(out) == size) {
+            LockSupport.parkNanos(20_000); // not all the time: the daemon needs processors too
+        }
+        return Measures.seconds(start) * 1000;
     }
 
     /**

@@ -55,11 +55,13 @@ build=$(mktemp -d /tmp/knockknock.XXXXXX)
 chmod 711 "$build" # the JVM that is run below is root without root's powers
 trap 'rm -rf "$build" 2> /dev/null || as_root rm -rf "$build"' EXIT
 trap 'exit 1' HUP INT TERM
+sources=
 for command in $commands; do
-    JBANG_CACHE_DIR=$build/cache jbang --quiet export portable --force \
-        -O "$build/knockknock/$command.jar" "$command.java"
+    [ $command = knockknock ] || sources="$sources --sources $command.java"
 done
-(cd "$build/knockknock/lib" && sha256sum --check --quiet) << END || fail "a library does not have the expected hash"
+JBANG_CACHE_DIR=$build/cache jbang --quiet export portable --force $sources \
+    -O "$build/knockknock/knockknock.jar" knockknock.java
+(cd "$build/knockknock/lib" && sha256sum --check --quiet) << END || fail "a library was changed"
 f86e30fffd10d2b13b8caa8d4b237a7ee61f2ffccf5b1941de718b765d235bf8  picocli-4.7.7.jar
 12d2d3dd82a9ec15e92ec7c7943ee64f6097c6dc12c07e984f1693b77565b9aa  bcprov-jdk18on-1.87.jar
 END
@@ -82,7 +84,8 @@ for command in $commands; do
     {
         sed -n 's,^//RUNTIME_OPTIONS ,,p' lib/Cli.java $command.java
         echo "-Xlog:disable -Xlog:all=error:stderr -Xlog:aot*=off:stderr"
-        echo "-Xbootclasspath/a:$lib/libraries.jar"
+        echo "-Xbootclasspath/a:$lib/libraries.jar -cp $lib/knockknock.jar"
+        sed -n 's,^//MAIN ,,p' $command.java
     } > "$build/knockknock/$command.options"
 done
 
@@ -90,7 +93,7 @@ done
 mkdir "$build/man"
 for command in $commands; do
     help=$("$jdk/bin/java" "-Xbootclasspath/a:$build/knockknock/libraries.jar" \
-        -jar "$build/knockknock/$command.jar" --help)
+        -cp "$build/knockknock/knockknock.jar" "$(sed -n 's,^//MAIN ,,p' $command.java)" --help)
     {
         printf '.TH %s 8\n.SH NAME\n%s \\- ' $command $command
         echo "$help" | sed -n '/^[A-Z].*\.$/{p;q;}'
@@ -126,10 +129,10 @@ only=-all,+net_raw
 if as_root unshare --net sh -c 'ip link set lo up && exec "$@"' sh \
     env -i -C / PATH=/usr/bin:/bin LC_ALL=C.UTF-8 \
     setpriv --bounding-set $only --inh-caps $only --ambient-caps $only \
-    "$jdk/bin/java" "@$lib/knockknock.options" -Xint -Duser.home="$build" \
-    -XX:AOTCacheOutput="$lib/knockknock.aot" -jar "$lib/knockknock.jar" -p 1 127.0.0.1 \
+    "$jdk/bin/java" -Xint -Duser.home="$build" -XX:AOTCacheOutput="$lib/knockknock.aot" \
+    "@$lib/knockknock.options" -p 1 127.0.0.1 \
     > "$build/log" 2>&1; then
-    echo "-XX:AOTCache=$lib/knockknock.aot" | as_root tee -a "$lib/knockknock.options" > /dev/null
+    as_root sed -i "1i -XX:AOTCache=$lib/knockknock.aot" "$lib/knockknock.options"
 else
     as_root rm -f "$lib/knockknock.aot"
     echo "without an archive of classes, as it could not be made; each knock takes 60 ms more:"

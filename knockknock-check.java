@@ -52,8 +52,8 @@ final class KnockknockCheck implements Callable<Integer> {
 
     private final CommandSpec command = Cli.command("knockknock-check", this,
             "Say what is missing or wrong on this server, and change nothing.", """
-            Each line begins with ok, with problem (and then says what to do), or with unsure:
-            what this cannot judge, such as a rule of yours with conditions of its own.
+            Each line begins with ok, problem (and then says what to do), or unsure: it
+            cannot judge that, such as a rule of yours with conditions of its own.
             """, "0:no line begins with problem", "1:some line does, or it could not look",
             "2:bad usage")
             .addOption(Cli.option("--dir", "DIR", Cli::file, "the server's directory: config and"

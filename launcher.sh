@@ -12,7 +12,7 @@ start() { # java, after the words of the first argument; a user without a passwd
     lib=$(readlink -f "$0")
     lib=${lib%/*}
     exec env -i -C / PATH=$PATH LC_ALL=C.UTF-8 ${HOME+"HOME=$HOME"} $prefix "$lib/jdk/bin/java" \
-        "@$lib/$command.options" -jar "$lib/$command.jar" "$@"
+        "@$lib/$command.options" "$@"
 }
 
 needs_nothing() { # whether the carrier of the profile that is named, or of all, is address

@@ -48,10 +48,9 @@ class ServiceTest extends InLab {
                 "!", "-type", "l", "-perm", "/022"));
         // The client, and nothing else, starts from an archive of its classes.
         assertEquals(lib + "/knockknock.aot\n", lab.must("find", lib.toString(), "-name", "*.aot"));
-        lab.must(Lab.on("client", Lab.withNetRaw(List.of(lib + "/jdk/bin/java", "@" + lib
-                + "/knockknock.options",
+        lab.must(Lab.on("client", Lab.withNetRaw(List.of(lib + "/jdk/bin/java",
                 "-Xlog:class+load:file=" + lab.work + "/loaded", "-Duser.home=" + lab.home,
-                "-jar", lib + "/knockknock.jar", "-p", "22", Lab.SERVER))));
+                "@" + lib + "/knockknock.options", "-p", "22", Lab.SERVER))));
         var loaded = Files.readString(lab.work.resolve("loaded"));
         for (var name : List.of("KnockSender", "org.bouncycastle.crypto.digests.SHA1Digest")) {
             assertTrue(loaded.contains(" " + name + " source: shared objects file"), name);

@@ -48,8 +48,8 @@ class FaultTest extends InLogFile {
         assertEquals(victim.equals("all") ? 3 : 1, victims.size());
         victims.forEach(ProcessHandle::destroyForcibly);
         Lab.await("the survivors to end", () -> all.stream().noneMatch(ProcessHandle::isAlive));
-        assertTrue(System.nanoTime() - knocked < 1_000_000_000L,
-                "survivors must end within a second");
+        assertTrue(System.nanoTime() - knocked < 4_000_000_000L,
+                "survivors must end within a second, or four on a slow machine");
         assertTrue(lab.daemon().waitFor() != 0);
         if (!List.of("all", "daemon").contains(victim)) {
             assertTrue(lab.said("knockknock: ") >= 1, lab.said());

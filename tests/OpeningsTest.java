@@ -117,8 +117,8 @@ class OpeningsTest extends InFirewallHalf {
         TimeUnit.NANOSECONDS.sleep(first + Lab.DELAY_MILLIS * 1_000_000 - System.nanoTime());
         assertEquals(1, expectations(), "the first is over, and the second has its turn");
         Lab.await("the second to be over", () -> expectations() == 0);
-        assertTrue(System.nanoTime() - first < 7_000_000_000L,
-                "2 + 3 seconds, rounded up, and an eighth");
+        assertTrue(System.nanoTime() - first < 9_000_000_000L,
+                "2 + 3 seconds, rounded up, and an eighth, on a slow machine");
     }
 
     @Test
@@ -129,7 +129,7 @@ class OpeningsTest extends InFirewallHalf {
         half.destroyForcibly().waitFor();
         assertEquals(1, expectations());
         Lab.await("the opening to be over", () -> expectations() == 0);
-        assertTrue(System.nanoTime() - opened < 4_200_000_000L);
+        assertTrue(System.nanoTime() - opened < 6_000_000_000L, "and not 300 seconds");
     }
 
     @Test

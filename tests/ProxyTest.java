@@ -134,7 +134,7 @@ class ProxyTest extends InProxy {
                 Files.readString(lab.work.resolve("dead")));
         assertEquals("0000000002\n", Files.readString(lab.clientProfile("192.0.2.77")
                 .resolve("counter")));
-        assertTrue(System.nanoTime() - start < 10_000_000_000L);
+        assertTrue(System.nanoTime() - start < 15_000_000_000L, "two knocks of two seconds");
     }
 
     /**
@@ -266,7 +266,7 @@ class ProxyTest extends InProxy {
         long start = System.nanoTime();
         assertEquals(0, askFor(Lab.SERVER, 80));
         assertEquals(0, askFor(Lab.SERVER, 80));
-        assertTrue(System.nanoTime() - start < 8_000_000_000L,
+        assertTrue(System.nanoTime() - start < 15_000_000_000L,
                 "not the thirty seconds that three dead names take");
         assertEquals(2, lab.said("opened port 80"), lab.said());
     }

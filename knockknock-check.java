@@ -259,9 +259,10 @@ final class KnockknockCheck implements Callable<Integer> {
         var nft = output("nft", "--terse", "list", "ruleset");
         var odd = new LinkedHashSet<String>(); // an inet table is there for both IP versions
         for (var version : List.of(4, 6)) {
-            var iptables = version == 4 ? "iptables" : "ip6tables";
-            var rules = HostRules.read(version, nft, output(iptables + "-save"),
-                    output(iptables + "-legacy-save"));
+            var ip6 = version == 4 ? "ip" : "ip6";
+            var legacy = Path.of("/proc/net/" + ip6 + "_tables_names"); // if its module is loaded
+            var rules = HostRules.read(version, nft, output(ip6 + "tables-save"),
+                    Files.exists(legacy) ? output(ip6 + "tables-legacy-save") : "");
             var ip = "over IPv" + version + " ";
             checkDenied(ip, rules.input("new"));
             checkAccepted(ip + "an opening's connection", rules.input("related"));

@@ -37,6 +37,8 @@ if [ "${1-}" = --remove ]; then
     for command in $commands; do
         as_root rm -f "$prefix/bin/$command" "$prefix/share/man/man8/$command.8"
     done
+    [ ! -d "$prefix/share/man/man8" ] \
+        || as_root rmdir --ignore-fail-on-non-empty "$prefix/share/man/man8"
     as_root rm -rf "$lib"
     echo "removed. What you made stays: profiles in /etc/knockknock.d and ~/.knockknock, the unit"
     echo "in /etc/systemd/system, and the line for sudo: take that one out with visudo, or whoever"

@@ -48,9 +48,11 @@ class ServiceTest extends InLab {
                 "!", "-type", "l", "-perm", "/022"));
         // The client, and nothing else, starts from an archive of its classes.
         assertEquals(lib + "/knockknock.aot\n", lab.must("find", lib.toString(), "-name", "*.aot"));
+        var options = Files.writeString(lab.work.resolve("options"),
+                Files.readString(lib.resolve("knockknock.options"))
+                .replace("-Xlog:disable", "-Xlog:class+load:file=" + lab.work + "/loaded"));
         lab.must(Lab.on("client", Lab.withNetRaw(List.of(lib + "/jdk/bin/java",
-                "-Xlog:class+load:file=" + lab.work + "/loaded", "-Duser.home=" + lab.home,
-                "@" + lib + "/knockknock.options", "-p", "22", Lab.SERVER))));
+                "-Duser.home=" + lab.home, "@" + options, "-p", "22", Lab.SERVER))));
         var loaded = Files.readString(lab.work.resolve("loaded"));
         for (var name : List.of("KnockSender", "org.bouncycastle.crypto.digests.SHA1Digest")) {
             assertTrue(loaded.contains(" " + name + " source: shared objects file"), name);

@@ -22,7 +22,7 @@ class SystemdTest extends InLab {
             mount --bind /run/etc /etc
             mount --bind "$PWD" /run/checkout
             mount -t tmpfs -o mode=755 tmpfs /usr/local
-            mkdir /usr/local/bin /usr/local/lib
+            mkdir -p /usr/local/bin /usr/local/lib /usr/local/share/man
             mount -t tmpfs tmpfs /tmp
             mount -t tmpfs tmpfs /var/tmp
             mount --bind /dev/null /dev/console

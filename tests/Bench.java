@@ -86,7 +86,7 @@ final class Bench {
             }
             var random = new Random(1);
             for (var kind : List.of("noise", "forged")) {
-                int count = kind.equals("noise") ? 1_000_000 : 300_000;
+                int count = kind.equals("noise") ? 1_000_000 : 20_000;
                 var lines = new StringBuilder();
                 for (int i = 0; i < count; i++) {
                     lines.append(Traces.line(new KnockCodec.Fields(random.nextInt(65536),

@@ -63,6 +63,7 @@ final class Privileges {
                     "--ambient-caps", "-all,+net_admin", "--no-new-privs", "--",
                     System.getProperty("java.home") + "/bin/java",
                     "-XX:+UseSerialGC", "-Xmx8m", "-Xmn1m", "-XX:TieredStopAtLevel=1", // small
+                    "-XX:TrimNativeHeapInterval=60000", // as it is once its compiler is done
                     "-XX:-UsePerfData", "-XX:+DisableAttachMechanism", // no file for others
                     "-XX:+ErrorFileToStderr", "-XX:-CreateCoredumpOnCrash",
                     "-XX:-DumpReplayDataOnError", // nor if it crashes

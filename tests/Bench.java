@@ -149,14 +149,7 @@ final class Bench {
     /** A flood beside the knock port and on it, read from /dev/kmsg; then nothing. */
     private void kmsg(Lab lab, String installed, String jdk) throws Exception {
         lab.startDaemon(List.of(installed));
-        for (var kind : List.of(List.of("-i", "u50", "-c", "600000", "-p", "++2000"),
-                List.of("-i", "u5000", "-c", "6000", "-p", "666"))) {
-            var command = new ArrayList<>(Lab.on("client", "timeout", "40", "hping3", "-q", "-S",
-                    "--rand-source"));
-            command.addAll(kind);
-            command.add(Lab.SERVER);
-            lab.start(lab.work.resolve("hping3"), command);
-        }
+        lab.flood(2000, 40);
         Lab.await("the flood", () -> lab.said("refused") >= 1);
         var family = Measures.tree(lab.daemon());
         Measures.row("20,000 SYNs/s elsewhere and 200/s on the knock port: daemon and firewall "

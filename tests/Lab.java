@@ -176,6 +176,18 @@ final class Lab implements AutoCloseable {
         await("the daemon to take the knock", () -> said().lines().count() > before);
     }
 
+    /** Begins 20,000 SYNs a second to ports from {@code port} on, and 200 to the knock port. */
+    void flood(int port, int seconds) throws IOException {
+        for (var kind : List.of(List.of("-i", "u50", "-c", "600000", "-p", "++" + port),
+                List.of("-i", "u5000", "-c", "6000", "-p", "666"))) {
+            var command = new ArrayList<>(on("client", "timeout", "" + seconds, "hping3", "-q",
+                    "-S", "--rand-source"));
+            command.addAll(kind);
+            command.add(SERVER);
+            start(work.resolve("hping3"), command);
+        }
+    }
+
     String[] knockCommand(String... arguments) throws Exception {
         return on("client", withNetRaw(script("knockknock", arguments))).toArray(String[]::new);
     }

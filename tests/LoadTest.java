@@ -131,14 +131,7 @@ class LoadTest extends InLogFile {
     void knocksGetThroughAFlood() throws Exception {
         lab.serve(22);
         lab.startDaemon("--log", "/dev/kmsg");
-        for (var kind : List.of(List.of("-i", "u50", "-c", "600000", "-p", "++1000"),
-                List.of("-i", "u5000", "-c", "6000", "-p", "666"))) {
-            var command = new ArrayList<>(Lab.on("client", "timeout", "60", "hping3", "-q", "-S",
-                    "--rand-source"));
-            command.addAll(kind);
-            command.add(Lab.SERVER);
-            lab.start(lab.work.resolve("hping3"), command);
-        }
+        lab.flood(1000, 60);
         Lab.await("the flood on the knock port", () -> lab.said("refused: not authentic") >= 1);
         var millis = new ArrayList<Long>();
         for (int i = 1; i <= 30; i++) {

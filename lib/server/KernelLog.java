@@ -29,7 +29,7 @@ final class KernelLog {
     }
 
     /** Whether the file is the kernel's log: a container has often none, or something else. */
-    static boolean isKmsgThere() throws IOException {
+    private static boolean isKmsgThere() throws IOException {
         return Files.exists(KMSG)
                 && ((int) Files.getAttribute(KMSG, "unix:mode") & S_IFMT) == S_IFCHR
                 && (long) Files.getAttribute(KMSG, "unix:rdev") == KMSG_DEVICE;
